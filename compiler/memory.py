@@ -1,0 +1,138 @@
+"""Where vectors live: sets of four data slices, weight slices, and the image that is loaded.
+
+The slices of a hemisphere next to the VXM hold data: every four of them are a *set*, which
+holds the four byte planes of a 32-bit vector in one row. The others hold weights: as many a
+plane as LW takes streams, so that one row over all of them is what one LW loads.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waterclock.isa.config import Config
+from waterclock.isa.errors import UserError
+from waterclock.isa.floorplan import Hemisphere
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One copy of a vector: byte plane b is in ``slices[b]`` at ``row``; written in ``ready - 1``."""
+
+    side: Hemisphere
+    slices: tuple[int, ...]
+    row: int
+    ready: int  #: first cycle in which a Read may be issued
+
+
+@dataclasses.dataclass
+class Vec:
+    """A vector: its value number and the places that hold it."""
+
+    value: int
+    places: list[Place] = dataclasses.field(default_factory=list)
+
+
+class Memory:
+    """Allocates rows, numbers values and collects the memory image."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.weight_slices = config.planes * config.load_streams
+        self.data_slices = config.slices - self.weight_slices
+        if self.data_slices < 4:
+            raise UserError(
+                f"configuration {config.name}: slices: found {config.slices}, expected "
+                f"{self.weight_slices + 4} or more: weights take {self.weight_slices} of them"
+            )
+        self.sets = [
+            (side, number) for number in range(self.data_slices // 4) for side in Hemisphere
+        ]
+        self.next_row = {
+            (side, index): 0 for side in Hemisphere for index in range(config.slices)
+        }
+        self.image: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
+        self.extents: list[tuple[int, ...]] = []
+        self.values = itertools.count(1)
+        self.missing = 0  #: bytes that did not fit
+
+    def value(self) -> int:
+        """Return a new value number."""
+        return next(self.values)
+
+    def slices_of(self, number: int) -> tuple[int, ...]:
+        """Return the slices of a set."""
+        return tuple(range(4 * number, 4 * number + 4))
+
+    def plane_slices(self, plane: int) -> tuple[int, ...]:
+        """Return the weight slices of a hemisphere's plane."""
+        first = self.data_slices + plane * self.config.load_streams
+        return tuple(range(first, first + self.config.load_streams))
+
+    def rows(
+        self, side: Hemisphere, slices: tuple[int, ...], count: int, *, one_bank: bool = False
+    ) -> int:
+        """Take ``count`` rows, the same in all of ``slices``; return the first.
+
+        With ``one_bank`` the rows do not straddle the banks, unless they are more than one bank.
+        Rows beyond the slice are counted in ``missing`` and reported when the whole is known.
+        """
+        row = max(self.next_row[side, index] for index in slices)
+        rows = self.config.rows
+        if one_bank and count <= rows and row < rows < row + count:
+            row = rows
+        for index in slices:
+            self.next_row[side, index] = row + count
+        beyond = row + count - self.config.depth
+        if beyond > 0:
+            self.missing += min(beyond, count) * len(slices) * self.config.vector
+        return row
+
+    def load(
+        self,
+        side: Hemisphere,
+        index: int,
+        row: int,
+        data: NDArray[np.uint8],
+        *,
+        value: int,
+        value_step: int = 0,
+        byte: int = 0,
+    ) -> None:
+        """Put (rows, vector) uint8 into the image at ``row`` and say what each row means."""
+        self.image[int(side), index, row] = np.ascontiguousarray(data, np.uint8)
+        self.mean(side, index, row, len(data), value=value, value_step=value_step, byte=byte)
+
+    def mean(
+        self,
+        side: Hemisphere,
+        index: int,
+        row: int,
+        count: int,
+        *,
+        value: int,
+        value_step: int = 0,
+        byte: int = 0,
+        row_step: int = 1,
+    ) -> None:
+        """Say what ``count`` rows of the image hold (columns of ``program.EXTENT_COLUMNS``)."""
+        self.extents.append((int(side), index, row, row_step, count, value, value_step, byte))
+
+    def constant(
+        self, side: Hemisphere, number: int, vectors: NDArray[np.generic]
+    ) -> list[Vec]:
+        """Load (n, vector) 32-bit constants into a set; return their vectors."""
+        slices = self.slices_of(number)
+        row = self.rows(side, slices, len(vectors))
+        planes = np.ascontiguousarray(vectors).view(np.uint8).reshape(*vectors.shape, 4)
+        first = self.value()
+        for _ in range(len(vectors) - 1):
+            self.value()
+        for byte, index in enumerate(slices):
+            self.load(
+                side, index, row, planes[..., byte], value=first, value_step=1, byte=byte
+            )
+        return [
+            Vec(first + i, [Place(side, slices, row + i, 0)]) for i in range(len(vectors))
+        ]

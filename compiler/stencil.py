@@ -1,0 +1,256 @@
+"""Stencils of the VXM: a graph of ALU operations over a row of items, fitted as one rigid block.
+
+Each node issues once an item. Nodes follow each other at fixed distances: a result stands on its
+bus for one cycle, so a consumer issues in exactly that cycle, and where two inputs of a node are
+not ready together the earlier one is delayed by further ALUs. Memory operands are read so that
+they arrive in the cycle of use; results leave on streams to memory, to activation buffers or
+into the cache.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waterclock.compiler.memory import Vec
+from waterclock.compiler.plan import Acc
+from waterclock.isa import vxm
+from waterclock.isa.config import Config
+from waterclock.isa.floorplan import Hemisphere
+from waterclock.isa.spec import Instruction
+
+ONE = 0x3F800000  #: 1.0 as bits
+
+
+def bits(value: float) -> int:
+    """Return the bits of an fp32 number."""
+    return int(np.float32(value).view(np.uint32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Imm:
+    """An immediate operand, raw bits."""
+
+    value: int
+
+
+@dataclasses.dataclass(eq=False)
+class Stored:
+    """A memory operand: one vector an item."""
+
+    vecs: Sequence[Vec]
+
+
+@dataclasses.dataclass(eq=False)
+class Constant:
+    """A constant operand, (items, vector) of 32 bits; placed in memory where the stencil likes."""
+
+    data: NDArray[np.generic]
+    vecs: Sequence[Vec] = ()
+
+
+@dataclasses.dataclass(eq=False)
+class Emitted:
+    """An operand that comes from MXM accumulators, one an item."""
+
+    accs: Sequence[Acc]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table in memory, addressed by a map vector that lies in memory too.
+
+    Byte plane b is in ``slices[b]``, rows ``row`` .. ``row + count - 1``.
+    """
+
+    side: Hemisphere
+    slices: tuple[int, ...]
+    row: int
+    count: int
+
+
+@dataclasses.dataclass(eq=False)
+class Gathered:
+    """A memory operand whose row is data: one table an item, all addressed by ``map``."""
+
+    tables: Sequence[Table]
+    map: Vec
+    lane: int = 0
+
+
+@dataclasses.dataclass(eq=False)
+class Store:
+    """Write the node's results to memory; ``vecs`` is filled in, one an item."""
+
+    side: Hemisphere
+    vecs: list[Vec] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(eq=False)
+class Activate:
+    """Load the node's results into a plane's activation buffer."""
+
+    side: Hemisphere
+    plane: int
+    entries: Sequence[int]  #: one an item; -1 to leave an item out
+    ready: list[int] = dataclasses.field(default_factory=list)  #: filled in
+    values: list[int] = dataclasses.field(default_factory=list)  #: filled in
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Rows of a plane's weight slices that a Scatter fills: one byte plane of one cache.
+
+    ``first`` is the value number of the first tile that the rows hold; row ``base + count - 1``
+    is spare.
+    """
+
+    side: Hemisphere
+    slices: tuple[int, ...]
+    base: int
+    count: int
+    first: int
+    byte: int  #: byte of the result that goes there
+    rows_a_tile: int
+
+
+@dataclasses.dataclass(eq=False)
+class Spread:
+    """Scatter the node's results into cache regions; ``maps[i]`` addresses lanes of slice i."""
+
+    side: Hemisphere
+    regions: Sequence[Sequence[Region]]  #: an item: the regions of that vector
+    maps: Sequence[Vec]  #: map vectors; slice i uses maps[i // lanes], lane i % lanes
+    ready: int = 0  #: filled in: first cycle in which any Read may see all of it
+
+
+Operand = "Node | Pick | Imm | Stored | Constant | Emitted | Gathered"
+Sink = Store | Activate | Spread
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """One operation of a stencil."""
+
+    op: type[Instruction]
+    inputs: list["Node | Pick | Imm | Stored | Constant | Emitted | Gathered"]
+    imm: int
+    offsets: list[int]  #: cycles of the items, relative to ``time``
+    sinks: list[Sink]
+    hold: bool = False  #: keeps its result alive between items (a running maximum)
+    ring: int = 0  #: item i also takes the result of item i - ring (a running sum)
+    time: int = 0  #: cycle of item 0, relative to the stencil
+    latency: int = 0
+    values: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """One item's result of a node, as the operand of a node with a single item."""
+
+    node: Node
+    item: int
+
+
+class Stencil:
+    """Builds the graph and solves its times."""
+
+    def __init__(self, config: Config, offsets: Sequence[int]):
+        self.config = config
+        self.offsets = list(offsets)
+        self.nodes: list[Node] = []
+
+    def op(
+        self,
+        mnemonic: str,
+        *inputs: "Node | Pick | Imm | Stored | Constant | Emitted | Gathered",
+        imm: int = 0,
+        sinks: Sequence[Sink] = (),
+        single: bool = False,
+        hold: bool = False,
+        ring: int = 0,
+    ) -> Node:
+        """Add a node; an ``Imm`` among the inputs sets the immediate."""
+        op = vxm.OPS.get(mnemonic) or vxm.REDUCTIONS[mnemonic]
+        for value in inputs:
+            if isinstance(value, Imm):
+                imm = value.value
+        node = Node(
+            op, list(inputs), imm, [0] if single else self.offsets, list(sinks), hold, ring
+        )
+        node.latency = op.latency(self.config)
+        self.nodes.append(node)
+        return node
+
+    def total(self, value: Node) -> Node:
+        """Add up fp32 items that come one a cycle: four interleaved sums, then their tree.
+
+        The order is part of the numerics (docs/numerics.md): with n = min(4, items), partial sum
+        k takes the items that are k modulo n counted so that the last n items have k = 0 .. n-1;
+        then (p0 + p1) + (p2 + p3).
+        """
+        items = len(value.offsets)
+        n = min(4, items)
+        if items > 1 and any(b - a != 1 for a, b in zip(value.offsets, value.offsets[1:])):
+            raise ValueError("items of a sum must come one a cycle")
+        if items <= 4:
+            parts: list[Node | Pick] = [Pick(value, i) for i in range(items)]
+        else:
+            running = self.op("fadd", value, Imm(0), ring=4)
+            parts = [Pick(running, items - n + k) for k in range(n)]
+        while len(parts) > 1:
+            pairs = [
+                self.op("fadd", parts[i], parts[i + 1], single=True)
+                for i in range(0, len(parts) - 1, 2)
+            ]
+            parts = [*pairs, *parts[len(parts) // 2 * 2 :]]
+        last = parts[0]
+        if isinstance(last, Pick):
+            last = self.op("mov", last, single=True)
+        return last
+
+    def solve(self) -> None:
+        """Set the time of every node and insert the delays that make operands meet."""
+        for node in self.nodes:
+            ready = [self._ready(value) for value in node.inputs]
+            node.time = max([time for time in ready if time is not None], default=0)
+        for node in reversed(self.nodes):
+            if all(self._ready(value) is None for value in node.inputs):
+                slack = [
+                    other.time - node.time - node.latency - (value.node.offsets[value.item]
+                    if isinstance(value, Pick) else 0)
+                    for other in self.nodes
+                    for value in other.inputs
+                    if (value.node if isinstance(value, Pick) else value) is node
+                ]
+                node.time += min(slack, default=0)
+        for node in list(self.nodes):
+            for index, value in enumerate(node.inputs):
+                ready = self._ready(value)
+                if ready is not None and ready < node.time:
+                    node.inputs[index] = self._delay(value, node.time - ready)
+        self.nodes.sort(key=lambda node: node.time)
+
+    def _ready(self, value: object) -> int | None:
+        if isinstance(value, Pick):
+            node = value.node
+            return node.time + node.latency + node.offsets[value.item]
+        if isinstance(value, Node):
+            return value.time + value.latency
+        return None
+
+    def _delay(self, value: "Node | Pick", cycles: int) -> Node:
+        single = isinstance(value, Pick)
+        node: Node | Pick = value
+        while cycles:
+            step = "fmul" if cycles >= vxm.pipelined_latency(self.config) else "mov"
+            operands = (node, Imm(ONE)) if step == "fmul" else (node,)
+            time = self._ready(node)
+            assert time is not None
+            offsets = [0] if single else (node.offsets if isinstance(node, Node) else [0])
+            node = self.op(step, *operands, single=single)
+            node.offsets, node.time = offsets, time
+            cycles -= node.latency
+        assert isinstance(node, Node)
+        return node

@@ -1,0 +1,177 @@
+"""The machine's configuration: a frozen object loaded from a YAML preset."""
+
+import dataclasses
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from waterclock.isa.errors import UserError
+
+PRESETS = ("nano", "small", "medium", "tsp1")
+
+#: What an ALU may be able to do besides the simple one-cycle operations it always has.
+ALU_FEATURES = {"a": "fp add", "m": "multiply", "c": "convert", "s": "special functions"}
+
+#: Architectural widths of instruction fields bound every configuration (see ``isa/spec.py``).
+LIMITS: dict[str, tuple[int, int]] = {
+    "superlanes": (1, 32),
+    "lanes": (2, 16),
+    "streams": (4, 32),
+    "slices": (1, 64),
+    "group": (1, 8),
+    "rows": (16, 32768),
+    "planes": (1, 4),
+    "load_streams": (1, 32),
+    "act_entries": (1, 64),
+    "acc_entries": (1, 64),
+    "digits": (1, 3),
+    "imem_words": (64, 65536),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Geometry of one chip. Counts are plain numbers; one vector is ``superlanes * lanes`` bytes.
+
+    Source
+    ------
+    [I20] for the parameters' meaning and the ``tsp1`` values (docs/papers.md).
+    """
+
+    name: str
+    superlanes: int  #: rows of tiles; an instruction ripples through them, one a cycle
+    lanes: int  #: lanes a superlane, one byte each
+    streams: int  #: streams a direction
+    slices: int  #: MEM slices a hemisphere
+    group: int  #: MEM slices that share one stream register column
+    rows: int  #: vectors a bank; a slice has two banks
+    planes: int  #: MXM planes a hemisphere, each vector x vector
+    load_streams: int  #: weight vectors that one LW takes from as many streams
+    act_entries: int  #: vectors in a plane's activation buffer
+    acc_entries: int  #: vectors in a plane's accumulators
+    digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
+    alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
+    imem_words: int  #: words of instruction memory a queue
+
+    def __post_init__(self) -> None:
+        check(self, f"configuration {self.name}")
+
+    @cached_property
+    def vector(self) -> int:
+        """Lanes (bytes) of a vector."""
+        return self.superlanes * self.lanes
+
+    @cached_property
+    def groups(self) -> int:
+        """Stream register columns of the MEM slices of one hemisphere."""
+        return self.slices // self.group
+
+    @cached_property
+    def depth(self) -> int:
+        """Vectors a slice: both banks."""
+        return 2 * self.rows
+
+    @cached_property
+    def sram_bytes(self) -> int:
+        """Bytes of SRAM on the chip."""
+        return 2 * self.slices * self.depth * self.vector
+
+    @cached_property
+    def levels(self) -> int:
+        """Levels of a binary tree over all lanes."""
+        return (self.vector - 1).bit_length()
+
+    @cached_property
+    def stream_bytes(self) -> int:
+        """Bytes a cycle that the streams of both hemispheres bring to the MXMs."""
+        return 2 * self.streams * self.vector
+
+
+def check(config: Config, source: str) -> None:
+    """Raise ``UserError`` when the geometry is impossible; ``source`` names the file."""
+
+    def fail(field: str, found: object, right: str) -> None:
+        raise UserError(f"{source}: {field}: found {found}, expected {right}")
+
+    for field, (low, high) in LIMITS.items():
+        value = getattr(config, field)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            fail(field, repr(value), f"an integer from {low} to {high}")
+    if config.streams % 4:
+        fail("streams", config.streams, "a multiple of 4 (a 32-bit value takes 4 streams)")
+    if config.slices % config.group:
+        fail("slices", config.slices, f"a multiple of group ({config.group})")
+    if config.slices < 8:
+        fail("slices", config.slices, "8 or more (two 32-bit operands at once)")
+    if config.rows & (config.rows - 1):
+        fail("rows", config.rows, "a power of two")
+    if config.load_streams > config.streams:
+        fail("load_streams", config.load_streams, f"at most streams ({config.streams})")
+    if config.streams % config.load_streams:
+        fail("load_streams", config.load_streams, f"a divisor of streams ({config.streams})")
+    if config.load_streams > config.slices:
+        fail("load_streams", config.load_streams, f"at most slices ({config.slices})")
+    if config.vector % config.load_streams:
+        fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
+    if config.digits == 2:
+        fail("digits", 2, "1 or 3")
+    if not config.alus or len(config.alus) > 31:
+        fail("alus", len(config.alus), "1 to 31 ALUs")
+    for index, features in enumerate(config.alus):
+        if set(features) - set(ALU_FEATURES) or len(set(features)) != len(features):
+            fail(f"alus[{index}]", repr(features), "letters of " + "".join(ALU_FEATURES))
+    for letter, what in ALU_FEATURES.items():
+        if not any(letter in features for features in config.alus):
+            fail("alus", list(config.alus), f"at least one ALU with {letter!r} ({what})")
+
+
+def load_config(preset: str | Path) -> Config:
+    """Load a configuration.
+
+    Parameters
+    ----------
+    preset : str or Path
+        A name in ``PRESETS``, or the path of a YAML file (anything that ends in .yaml).
+
+    Raises
+    ------
+    UserError
+        For an unknown preset, an unreadable file, unknown or missing fields, and an impossible
+        geometry.
+    """
+    if str(preset) in PRESETS:
+        source = f"preset {preset}"
+        text = resources.files("waterclock.isa").joinpath(f"presets/{preset}.yaml").read_text()
+    elif str(preset).endswith((".yaml", ".yml")):
+        source = str(preset)
+        try:
+            text = Path(preset).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{source}: cannot be read: {error}") from None
+    else:
+        raise UserError(f"preset {preset!r} is unknown: use {', '.join(PRESETS)} or a .yaml file")
+    try:
+        fields: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    return config_from_dict(fields, source)
+
+
+def config_from_dict(fields: Any, source: str) -> Config:
+    """Make a configuration of plain data; ``source`` names the file in errors."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    if not isinstance(fields, dict):
+        raise UserError(f"{source}: found {type(fields).__name__}, expected fields {names}")
+    for name in fields:
+        if name not in names:
+            raise UserError(f"{source}: {name}: unknown field, expected one of {', '.join(names)}")
+    for name in names:
+        if name not in fields:
+            raise UserError(f"{source}: {name}: missing field")
+    alus = fields["alus"]
+    if not isinstance(alus, (list, tuple)) or not all(isinstance(alu, str) for alu in alus):
+        raise UserError(f"{source}: alus: found {alus!r}, expected a list of feature letters")
+    return Config(**{**fields, "name": str(fields["name"]), "alus": tuple(alus)})

@@ -1,0 +1,59 @@
+"""Instructions of a MEM slice [I20d, Table I]: a read port and a write port, a queue each.
+
+A slice has two single-port banks: address ``a`` lies in bank ``a // rows``. A read and a write
+may share a cycle when their banks differ. Two queues a slice are our choice: a Repeat in one is
+not cut short by an instruction of the other.
+"""
+
+from waterclock.isa.config import Config
+from waterclock.isa.spec import Instruction, Role, instruction, operand
+from waterclock.isa.streams import STREAM_BITS
+
+ADDRESS_BITS = 16
+LANE_BITS = 4
+
+
+def read_latency(_: Config) -> int:
+    """Return the cycles from issue to the vector in the slice's stream register."""
+    return 2
+
+
+@instruction("mem_read", 8, latency=read_latency)
+class Read(Instruction):
+    """Put the vector at ``addr`` onto stream ``dst``."""
+
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="vector address in the slice")
+    dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
+
+
+@instruction("mem_read", 9, latency=read_latency)
+class Gather(Instruction):
+    """Put the vector at ``addr`` + map onto stream ``dst``, the map being data.
+
+    Each superlane takes its own 16-bit map value from lane ``lane`` of the streams ``map`` (low
+    byte) and ``map`` + 1 (high byte), sampled at issue. All addresses that occur must lie in one
+    bank. Byte-planar maps and the choice of the lane are ours.
+    """
+
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="base address")
+    dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
+    map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
+    lane: int = operand(LANE_BITS, doc="lane of each superlane that holds the map value")
+
+
+@instruction("mem_write", 10)
+class Write(Instruction):
+    """Store stream ``src`` at ``addr``; a Read issued in the next cycle sees it."""
+
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="vector address in the slice")
+    src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
+
+
+@instruction("mem_write", 11)
+class Scatter(Instruction):
+    """Store stream ``src`` at ``addr`` + map; the map is taken as in Gather."""
+
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="base address")
+    src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
+    map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
+    lane: int = operand(LANE_BITS, doc="lane of each superlane that holds the map value")

@@ -1,0 +1,201 @@
+"""How an instruction is declared: once, as a class from which every tool reads what it needs.
+
+The class gives the encoding (assembler, disassembler, RTL decoder), the role of each operand
+(scheduler, checker), the latency (all of them) and the sentence for the reference (docs).
+Words are at most 64 bits and do not depend on the configuration; a queue's instruction memory
+is as wide as the widest instruction of its kind.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+from waterclock.isa.config import Config
+
+OPCODE_BITS = 6
+WORD_BITS = 64
+
+
+class Role(enum.Enum):
+    """What a scheduler, a checker and an address generator have to know about an operand."""
+
+    CONST = "const"  #: fixed when the program is assembled
+    ADDRESS = "address"  #: fixed too, but Repeat and Loop add their stride to it
+    READS = "reads"  #: a stream that the unit samples at issue
+    WRITES = "writes"  #: a stream that the unit drives ``latency`` cycles after issue
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """One field of an instruction word.
+
+    ``kind`` says how text shows the number: ``int``, ``stream``, ``source`` or ``target`` (see
+    ``isa/streams.py``), ``hex``, or the name of an enumeration whose members are in ``names``.
+    """
+
+    name: str
+    bits: int
+    signed: bool
+    role: Role
+    kind: str
+    doc: str
+    names: tuple[str, ...] = ()
+    streams: "int | Callable[[Any, Config], int]" = 1  #: streams that the operand spans
+    low: int = 0  # position of the least significant bit in the word
+
+    def span(self, of: "Instruction", config: Config) -> int:
+        """Return how many streams this operand of instruction ``of`` spans."""
+        return self.streams if isinstance(self.streams, int) else self.streams(of, config)
+
+    def holds(self, value: int) -> bool:
+        """Tell whether ``value`` fits the field."""
+        if self.signed:
+            return -(1 << self.bits - 1) <= value < 1 << self.bits - 1
+        return 0 <= value < 1 << self.bits
+
+
+def operand(
+    bits: int,
+    role: Role = Role.CONST,
+    *,
+    doc: str,
+    kind: str = "int",
+    signed: bool = False,
+    names: tuple[str, ...] = (),
+    streams: int | Callable[[Any, Config], int] = 1,
+) -> Any:
+    """Declare one operand of an instruction class.
+
+    ``streams`` is the number of streams that a stream operand spans, or a function of the
+    instruction and the configuration.
+    """
+    spec = Operand("", bits, signed, role, kind, doc, names, streams)
+    return dataclasses.field(metadata={"operand": spec})
+
+
+class Instruction:
+    """Base of all instructions; a subclass made with ``@instruction`` specifies one opcode."""
+
+    kind: ClassVar[str]  #: kind of queue that issues it: ``mem_read``, ``alu``, ...; ``icu`` for all
+    mnemonic: ClassVar[str]
+    opcode: ClassVar[int]
+    operands: ClassVar[tuple[Operand, ...]]
+    bits: ClassVar[int]  #: width of the word, opcode included
+    ours: ClassVar[bool]  #: True for an extension that the published TSP does not have
+    latency: ClassVar[Callable[[Config], int]]  #: issue to first driven stream or state, cycles
+
+    def encode(self) -> int:
+        """Return the word.
+
+        Raises
+        ------
+        ValueError
+            When an operand does not fit its field.
+        """
+        word = self.opcode
+        for spec in self.operands:
+            value = getattr(self, spec.name)
+            if not spec.holds(value):
+                sign = "signed" if spec.signed else "unsigned"
+                raise ValueError(
+                    f"{self.mnemonic}: {spec.name}={value} does not fit {spec.bits} bits {sign}"
+                )
+            word |= (value & (1 << spec.bits) - 1) << spec.low
+        return word
+
+    @classmethod
+    def address(cls) -> Operand | None:
+        """Return the operand to which strides are added, if there is one."""
+        return next((spec for spec in cls.operands if spec.role is Role.ADDRESS), None)
+
+    def strided(self, offset: int) -> "Instruction":
+        """Return the instruction with ``offset`` added to its address, modulo the field."""
+        spec = self.address()
+        if spec is None or not offset:
+            return self
+        value = (getattr(self, spec.name) + offset) & (1 << spec.bits) - 1
+        return dataclasses.replace(self, **{spec.name: value})  # type: ignore[type-var]
+
+
+#: Every instruction by kind of queue and opcode; complete once ``waterclock.isa`` is imported.
+ISA: dict[tuple[str, int], type[Instruction]] = {}
+T = TypeVar("T", bound=Instruction)
+
+
+def _one_cycle(_: Config) -> int:
+    return 1
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(operand,))
+def instruction(
+    kind: str,
+    opcode: int,
+    *,
+    latency: Callable[[Config], int] = _one_cycle,
+    ours: bool = False,
+    mnemonic: str = "",
+) -> Callable[[type[T]], type[T]]:
+    """Enter a class in ``ISA``.
+
+    Raises
+    ------
+    TypeError
+        For a taken opcode, a word that is too wide, or more than one address.
+    """
+
+    def declare(cls: type[T]) -> type[T]:
+        new: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        new.kind, new.opcode = kind, opcode
+        new.mnemonic = mnemonic or cls.__name__.lower()
+        new.latency, new.ours = staticmethod(latency), ours
+        operands, low = [], OPCODE_BITS
+        for field in dataclasses.fields(new):
+            spec = field.metadata["operand"]
+            operands.append(dataclasses.replace(spec, name=field.name, low=low))
+            low += spec.bits
+        new.operands, new.bits = tuple(operands), low
+        if low > WORD_BITS:
+            raise TypeError(f"{cls.__name__} takes {low} of {WORD_BITS} bits")
+        if sum(spec.role is Role.ADDRESS for spec in operands) > 1:
+            raise TypeError(f"{cls.__name__} has more than one address")
+        if not 0 <= opcode < 1 << OPCODE_BITS:
+            raise TypeError(f"{cls.__name__}: opcode {opcode} does not fit {OPCODE_BITS} bits")
+        if ISA.setdefault((kind, opcode), new) is not new:
+            raise TypeError(f"{kind} opcode {opcode} is {ISA[kind, opcode].__name__}'s")
+        return new
+
+    return declare
+
+
+def instructions(kind: str) -> list[type[Instruction]]:
+    """Return the instructions that a queue of this kind issues, queue control first."""
+    return [op for unit in ("icu", kind) for (k, _), op in sorted(ISA.items()) if k == unit]
+
+
+def word_bits(kind: str) -> int:
+    """Return the width of the instruction memory of a queue of this kind."""
+    return max(op.bits for op in instructions(kind))
+
+
+def decode(kind: str, word: int) -> Instruction:
+    """Return the instruction in ``word``.
+
+    Raises
+    ------
+    ValueError
+        When the opcode is free or bits beyond the instruction are set.
+    """
+    opcode = word & (1 << OPCODE_BITS) - 1
+    cls = ISA.get(("icu", opcode)) or ISA.get((kind, opcode))
+    if cls is None:
+        raise ValueError(f"{kind}: opcode {opcode} is no instruction of this queue")
+    if word >> cls.bits:
+        raise ValueError(f"{kind}: {cls.mnemonic}: bits beyond {cls.bits} are set")
+    values: dict[str, int] = {}
+    for spec in cls.operands:
+        value = word >> spec.low & (1 << spec.bits) - 1
+        if spec.signed and value >> spec.bits - 1:
+            value -= 1 << spec.bits
+        values[spec.name] = value
+    return cls(**values)

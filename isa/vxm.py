@@ -1,0 +1,129 @@
+"""Instructions of the VXM: one queue for each ALU and one for the lane reduction.
+
+An ALU takes up to two values of 32 bits a lane, sampled at issue from streams of the VXM's
+column, from the result bus of any ALU, or from the immediate. Its result stands on its result
+bus for one cycle, ``latency`` cycles after issue, and in the same cycle in a stream register of
+the VXM's column if it has a target. So operations chain without memory: the consumer issues in
+the very cycle in which the result stands on the bus.
+
+Sources and targets narrower than 32 bits take fewer streams: an i8 any one stream, an f16 two.
+Simple operations take one cycle, the others four; two results of one ALU must not fall into one
+cycle. The arithmetic is defined, to the bit, by the functions of ``isa/numerics.py`` that have
+the names of the mnemonics.
+"""
+
+from waterclock.isa.config import Config
+from waterclock.isa.spec import Instruction, Role, instruction, operand
+from waterclock.isa.streams import SOURCE_BITS, TARGET_BITS
+
+IMM_BITS = 32
+
+
+def simple_latency(_: Config) -> int:
+    """Return the cycles of an operation that every ALU has."""
+    return 1
+
+
+def pipelined_latency(_: Config) -> int:
+    """Return the cycles of arithmetic that is pipelined."""
+    return 4
+
+
+def reduce_latency(config: Config) -> int:
+    """Return the cycles of a reduction by comparison: one a level, and the superlanes."""
+    return config.superlanes - 1 + config.levels
+
+
+def reduce_sum_latency(config: Config) -> int:
+    """Return the cycles of a reduction by fp32 addition: four a level, and the superlanes."""
+    return config.superlanes - 1 + 4 * config.levels
+
+
+#: Which feature of an ALU (see ``config.ALU_FEATURES``) an operation needs; "" for none.
+FEATURE: dict[type[Instruction], str] = {}
+#: Number of values that an operation takes: 1 (a) or 2 (a and b).
+ARITY: dict[type[Instruction], int] = {}
+#: Operations by mnemonic.
+OPS: dict[str, type[Instruction]] = {}
+
+
+def _declare(
+    opcode: int, mnemonic: str, doc: str, *, arity: int, feature: str = "", a: int = 4, out: int = 4
+) -> None:
+    """Enter one ALU operation; ``a`` and ``out`` are the streams of source a and target."""
+    fields: dict[str, object] = {
+        "__doc__": doc,
+        "__module__": __name__,
+        "__annotations__": {"a": int, "b": int, "dst": int, "imm": int},
+        "a": operand(SOURCE_BITS, Role.READS, kind="source", streams=a, doc="first value"),
+        "b": operand(SOURCE_BITS, Role.READS, kind="source", streams=4, doc="second value"),
+        "dst": operand(TARGET_BITS, Role.WRITES, kind="target", streams=out, doc="result"),
+        "imm": operand(IMM_BITS, kind="hex", doc="immediate value, raw bits"),
+    }
+    name = "".join(part.capitalize() for part in mnemonic.split("_"))
+    latency = pipelined_latency if feature else simple_latency
+    cls = instruction("alu", opcode, latency=latency, mnemonic=mnemonic)(
+        type(name, (Instruction,), fields)
+    )
+    FEATURE[cls], ARITY[cls], OPS[mnemonic] = feature, arity, cls
+
+
+_declare(8, "mov", "The 32 bits of a.", arity=1)
+_declare(9, "iadd", "a + b modulo 2^32.", arity=2)
+_declare(10, "isub", "a - b modulo 2^32.", arity=2)
+_declare(11, "imax", "The larger of two signed integers.", arity=2)
+_declare(12, "imin", "The smaller of two signed integers.", arity=2)
+_declare(13, "and", "Bitwise and.", arity=2)
+_declare(14, "or", "Bitwise or.", arity=2)
+_declare(15, "xor", "Bitwise exclusive or.", arity=2)
+_declare(16, "shl", "a shifted left by the low five bits of b.", arity=2)
+_declare(17, "shr", "a shifted right by the low five bits of b, zeros entering.", arity=2)
+_declare(18, "sar", "a shifted right by the low five bits of b, the sign entering.", arity=2)
+_declare(19, "igt", "1 where a > b as signed integers, else 0.", arity=2)
+_declare(20, "ieq", "1 where a = b, else 0.", arity=2)
+_declare(21, "fmax", "a where a >= b, else b; NaN when either is.", arity=2)
+_declare(22, "fmin", "a where a <= b, else b; NaN when either is.", arity=2)
+_declare(23, "fgt", "1 where a > b as fp32, else 0.", arity=2)
+_declare(24, "fge", "1 where a >= b as fp32, else 0.", arity=2)
+_declare(25, "feq", "1 where a = b as fp32, else 0.", arity=2)
+_declare(26, "select", "b where a is not zero (any bit), else the immediate.", arity=2)
+_declare(27, "i8_to_i32", "The low byte of a, its sign extended.", arity=1, a=1)
+_declare(28, "i32_to_i8", "a saturated to -128 .. 127, as one byte.", arity=1, out=1)
+_declare(32, "fadd", "a + b in fp32.", arity=2, feature="a")
+_declare(33, "fsub", "a - b in fp32.", arity=2, feature="a")
+_declare(34, "fmul", "a * b in fp32.", arity=2, feature="m")
+_declare(35, "imul", "a * b modulo 2^32.", arity=2, feature="m")
+_declare(36, "f32_to_f16", "a rounded to f16, saturated.", arity=1, feature="c", out=2)
+_declare(37, "f16_to_f32", "The f16 in the low half of a.", arity=1, feature="c", a=2)
+_declare(38, "f32_to_i32", "a rounded to an integer, saturated.", arity=1, feature="c")
+_declare(39, "i32_to_f32", "The signed integer a rounded to fp32.", arity=1, feature="c")
+_declare(40, "f32_to_i8", "a rounded to an integer, saturated to i8.", arity=1, feature="c", out=1)
+_declare(41, "exp2", "2 to the power a.", arity=1, feature="s")
+_declare(42, "recip", "1 / a.", arity=1, feature="s")
+_declare(43, "rsqrt", "1 / sqrt(a).", arity=1, feature="s")
+
+#: Reductions by mnemonic.
+REDUCTIONS: dict[str, type[Instruction]] = {}
+
+
+def _declare_reduction(opcode: int, mnemonic: str, doc: str, op: str) -> None:
+    """Enter one lane reduction, the tree of ALU operation ``op``."""
+    fields: dict[str, object] = {
+        "__doc__": f"{doc} Pairwise tree of {op} over neighbouring lanes; every lane gets it.",
+        "__module__": __name__,
+        "__annotations__": {"a": int, "dst": int},
+        "a": operand(SOURCE_BITS, Role.READS, kind="source", streams=4, doc="value"),
+        "dst": operand(TARGET_BITS, Role.WRITES, kind="target", streams=4, doc="result"),
+    }
+    latency = reduce_sum_latency if op == "fadd" else reduce_latency
+    cls = instruction("reduce", opcode, latency=latency, ours=True, mnemonic=mnemonic)(
+        type(mnemonic.capitalize(), (Instruction,), fields)
+    )
+    REDUCTIONS[mnemonic] = cls
+
+
+_declare_reduction(8, "rsum", "Sum of all lanes, fp32.", "fadd")
+_declare_reduction(9, "rmax", "Maximum of all lanes, fp32.", "fmax")
+_declare_reduction(10, "rmin", "Minimum of all lanes, fp32.", "fmin")
+_declare_reduction(11, "rimax", "Maximum of all lanes, signed integers.", "imax")
+_declare_reduction(12, "rimin", "Minimum of all lanes, signed integers.", "imin")

@@ -1,0 +1,70 @@
+// Single-port memory with a synchronous read: block RAM on an FPGA, a macro on silicon.
+//
+// rdata holds the word read last; it does not change with a write or while en is low.
+//
+// In simulation (SIMULATION defined) the memory starts as zeros and is preloaded at the first
+// clock edge from the file <folder>/<id>.bin, if there is one: row after row from address 0, each
+// row WIDTH rounded up to bytes, most significant byte first; the file may end early. With the
+// trace on, each write adds a line: cycle, id, address (decimal), data (hexadecimal). See
+// sim_package.sv for the arguments.
+
+/* verilator lint_off DECLFILENAME */  // the emitted Verilog shares one name space
+module waterclock_sram #(
+    parameter WIDTH = 8,
+    parameter DEPTH = 16
+) (
+    input  wire                     clk,
+    input  wire                     en,
+    input  wire                     we,
+    input  wire [$clog2(DEPTH)-1:0] addr,
+    input  wire [        WIDTH-1:0] wdata,
+    output reg  [        WIDTH-1:0] rdata,
+    input  wire [             15:0] id      // names the instance; a constant
+);
+
+  (* ram_style = "block" *) reg [WIDTH-1:0] memory[0:DEPTH-1];
+
+`ifndef SIMULATION
+
+  always @(posedge clk)
+    if (en) begin
+      if (we) memory[addr] <= wdata;
+      else rdata <= memory[addr];
+    end
+
+  wire unused = &{1'b0, id};
+
+`else
+
+  bit loaded;
+
+  initial for (int row = 0; row < DEPTH; row++) memory[row] = '0;
+
+  function automatic void preload();
+    int file;
+    loaded = 1;
+    waterclock_sim::prepare();
+    if (waterclock_sim::directory != "") begin
+      file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, id), "rb");
+      if (file != 0) begin
+        void'($fread(memory, file));
+        $fclose(file);
+      end
+    end
+  endfunction
+
+  // One test a cycle while nothing happens: a chip has hundreds of these memories.
+  always @(posedge clk)
+    if (en || !loaded) begin
+      if (!loaded) preload();
+      if (en && we) begin
+        memory[addr] <= wdata;
+        if (waterclock_sim::trace != 0)
+          $fwrite(waterclock_sim::trace, "%0d %0d %0d %h\n", $time / waterclock_sim::period, id,
+                  addr, wdata);
+      end else if (en) rdata <= memory[addr];
+    end
+
+`endif
+
+endmodule

@@ -1,0 +1,277 @@
+"""The float32 reference of Llama-family decoders: what a checkpoint means, as Hugging Face runs it.
+
+Everything else is measured against this model, so it is plain: float32 throughout, no
+approximation, one path for whole sequences and for single steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float32 = NDArray[np.float32]
+
+
+class LlamaModel(Protocol):
+    """What the reference needs of a model.
+
+    ``tensors`` holds "embed", "final_norm", "head" if not ``tied``, and "layers.{i}." followed by
+    "attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "up", "down"; matrices are (outputs,
+    inputs).
+    """
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def rope_theta(self) -> float: ...
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def tied(self) -> bool: ...
+    @property
+    def tensors(self) -> Mapping[str, Float32]: ...
+
+
+@dataclass
+class _Cache:
+    """Rotated keys and values of the positions so far, (kv_heads, positions, head_dim) a layer."""
+
+    positions: int = 0
+    keys: dict[int, Float32] = field(default_factory=dict[int, Float32])
+    values: dict[int, Float32] = field(default_factory=dict[int, Float32])
+
+    def extend(self, layer: int, keys: Float32, values: Float32) -> tuple[Float32, Float32]:
+        if layer in self.keys:
+            keys = np.concatenate([self.keys[layer], keys], axis=1)
+            values = np.concatenate([self.values[layer], values], axis=1)
+        self.keys[layer], self.values[layer] = keys, values
+        return keys, values
+
+
+class Reference:
+    """A decoder in numpy float32, with a key-value cache for single steps.
+
+    Parameters
+    ----------
+    model : LlamaModel
+        A checkpoint; its tensors are used in place and never written.
+    """
+
+    def __init__(self, model: LlamaModel) -> None:
+        self.model = model
+        self._cache = _Cache()
+        pairs = np.arange(0, model.head_dim, 2, dtype=np.float32)
+        wavelengths = np.power(model.rope_theta, pairs / model.head_dim)
+        self._frequencies: Float32 = np.reciprocal(wavelengths)
+
+    def reset(self) -> None:
+        """Forget all tokens that were given to ``step``."""
+        self._cache = _Cache()
+
+    def logits(self, ids: Sequence[int]) -> Float32:
+        """Run a whole sequence from position 0, leaving the cache of ``step`` alone.
+
+        Parameters
+        ----------
+        ids : (tokens,) int
+            At least one and at most ``context`` token ids.
+
+        Returns
+        -------
+        (tokens, vocab) float32
+            Row i predicts the token after ``ids[i]``.
+
+        Raises
+        ------
+        ValueError
+            If there are too few or too many tokens, or one is outside the vocabulary.
+        """
+        return self._forward(ids, _Cache())
+
+    def step(self, token: int) -> Float32:
+        """Run one token at the next position.
+
+        Parameters
+        ----------
+        token : int
+            A token id.
+
+        Returns
+        -------
+        (vocab,) float32
+            Logits of the token after it.
+
+        Raises
+        ------
+        ValueError
+            If the context is full or the token is outside the vocabulary.
+        """
+        return self._forward([token], self._cache)[0]
+
+    def generate(self, prompt_ids: Sequence[int], n: int) -> tuple[list[int], list[float]]:
+        """Continue a prompt greedily from an empty cache; of equal logits the lowest id wins.
+
+        An end-of-text token does not stop it.
+
+        Parameters
+        ----------
+        prompt_ids : (tokens,) int
+            At least one token id.
+        n : int
+            Number of tokens to generate.
+
+        Returns
+        -------
+        ids : (n,) int
+        top2_gaps : (n,) float
+            The best logit minus the second best, where each token was chosen. Where the gap is
+            tiny, a model of lower precision may choose another token.
+
+        Raises
+        ------
+        ValueError
+            If prompt and continuation exceed the context, or a token is outside the vocabulary.
+        """
+        self.reset()
+        ids: list[int] = []
+        gaps: list[float] = []
+        if n < 1:
+            return ids, gaps
+        if len(prompt_ids) + n > self.model.context:
+            raise ValueError(
+                f"a prompt of {len(prompt_ids)} tokens and {n} more exceed the context of "
+                f"{self.model.context}"
+            )
+        logits = self._forward(prompt_ids, self._cache)[-1]
+        while True:
+            best = int(np.argmax(logits))
+            ids.append(best)
+            gaps.append(float(logits[best] - np.delete(logits, best).max(initial=-np.inf)))
+            if len(ids) == n:
+                return ids, gaps
+            logits = self.step(best)
+
+    def _forward(self, ids: Sequence[int], cache: _Cache) -> Float32:
+        """Run tokens (n,) at the positions after the cache; return logits (n, vocab)."""
+        model, tensors = self.model, self.model.tensors
+        tokens = np.asarray(ids)
+        if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(f"token ids must be a non-empty row of integers, not {ids!r}")
+        if tokens.min() < 0 or tokens.max() >= model.vocab:
+            raise ValueError(
+                f"token ids from {tokens.min()} to {tokens.max()} must be below the vocabulary of "
+                f"{model.vocab}"
+            )
+        end = cache.positions + len(tokens)
+        if end > model.context:
+            raise ValueError(f"position {end - 1} is beyond the context of {model.context}")
+        positions = np.arange(cache.positions, end)
+        hidden: Float32 = tensors["embed"][tokens]
+        for layer in range(model.layers):
+            name = f"layers.{layer}."
+            normed = _rms_norm(hidden, tensors[name + "attn_norm"], model.norm_eps)
+            hidden = hidden + self._attention(layer, normed, positions, cache)
+            normed = _rms_norm(hidden, tensors[name + "ffn_norm"], model.norm_eps)
+            gate = _silu(_project(normed, tensors[name + "gate"]))
+            gated = gate * _project(normed, tensors[name + "up"])
+            hidden = hidden + _project(gated, tensors[name + "down"])
+        cache.positions = end
+        normed = _rms_norm(hidden, tensors["final_norm"], model.norm_eps)
+        return _project(normed, tensors["embed" if model.tied else "head"])
+
+    def _attention(
+        self, layer: int, normed: Float32, positions: NDArray[np.int64], cache: _Cache
+    ) -> Float32:
+        """Grouped-query attention of normed activations (n, hidden) over the cache and itself."""
+        model, name = self.model, f"layers.{layer}."
+        n, group = len(normed), model.heads // model.kv_heads
+
+        def by_head(matrix: str) -> Float32:
+            """Project (n, hidden) to (heads or kv_heads, n, head_dim)."""
+            lanes = _project(normed, model.tensors[name + matrix])
+            return lanes.reshape(n, -1, model.head_dim).swapaxes(0, 1)
+
+        angles = positions.astype(np.float32)[:, None] * self._frequencies
+        queries = _rotate(by_head("q"), angles)
+        keys, values = cache.extend(layer, _rotate(by_head("k"), angles), by_head("v"))
+        # Query head h attends with key-value head h // group.
+        queries = queries.reshape(model.kv_heads, group, n, model.head_dim)
+        scores = queries @ keys[:, None].swapaxes(-1, -2) * np.float32(model.head_dim**-0.5)
+        past = np.arange(cache.positions + n) <= positions[:, None]
+        weights = _softmax(np.where(past, scores, np.float32(-np.inf)))
+        mixed: Float32 = weights @ values[:, None]
+        lanes = mixed.reshape(model.heads, n, model.head_dim).swapaxes(0, 1).reshape(n, -1)
+        return _project(lanes, model.tensors[name + "o"])
+
+
+def nll(logits: ArrayLike, ids: Sequence[int]) -> NDArray[np.float64]:
+    """Return the negative log-likelihood of each token but the first.
+
+    Parameters
+    ----------
+    logits : (tokens, vocab) float
+        Row i predicts ``ids[i + 1]``; the last row is not used.
+    ids : (tokens,) int
+
+    Returns
+    -------
+    (tokens - 1,) float64, nats
+
+    Raises
+    ------
+    ValueError
+        If there are not as many rows as tokens, or fewer than two tokens.
+    """
+    rows = np.asarray(logits, dtype=np.float64)
+    if rows.ndim != 2 or len(rows) != len(ids) or len(ids) < 2:
+        raise ValueError(
+            f"logits of shape {rows.shape} must have a row for each of {len(ids)} tokens, of two "
+            "or more"
+        )
+    rows = rows[:-1] - rows[:-1].max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(rows, np.asarray(ids[1:])[:, None], axis=-1)[:, 0]
+    return np.log(np.exp(rows).sum(axis=-1)) - chosen
+
+
+def perplexity(logits: ArrayLike, ids: Sequence[int]) -> float:
+    """Return the exponential of the mean ``nll``, whose arguments and errors it shares."""
+    return float(np.exp(nll(logits, ids).mean()))
+
+
+def _project(x: Float32, matrix: Float32) -> Float32:
+    return x @ matrix.T
+
+
+def _rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
+    normed: Float32 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
+    return weight * normed
+
+
+def _silu(x: Float32) -> Float32:
+    # The exponential of -|x| never overflows.
+    decay: Float32 = np.exp(-np.abs(x))
+    return x * np.divide(np.where(x >= 0, np.float32(1), decay), 1 + decay)
+
+
+def _softmax(x: Float32) -> Float32:
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _rotate(x: Float32, angles: Float32) -> Float32:
+    """Apply RoPE in half-split order: lane j turns with lane j + head_dim / 2."""
+    cosine, sine = np.cos(angles), np.sin(angles)
+    low, high = np.split(x, 2, axis=-1)
+    return np.concatenate([low * cosine - high * sine, high * cosine + low * sine], axis=-1)
