@@ -31,8 +31,9 @@ from waterclock.isa.streams import (
     TARGET_STREAM,
 )
 
-TRIES = 20000  #: cycles that a stencil is moved before the compiler gives up
+TRIES = 3000  #: cycles that a stencil is moved before the compiler gives up
 Emit = Callable[[], None]
+_Found = tuple[list[int], list[int]]  # of each item: source code, value number
 
 
 class NoFitError(RuntimeError):
@@ -48,9 +49,23 @@ class _Fit:
     start: int
     emits: list[Emit]
     units: dict[int, int]  # id(node) -> ALU number
+    rows: dict[tuple[Hemisphere, int], int]  # rows of each set that this attempt takes
+    tops: dict[tuple[Hemisphere, int], int]  # the same at the top, for constants
 
     def cycles(self, node: Node) -> list[int]:
         return [self.start + node.time + offset for offset in node.offsets]
+
+    def next_row(self, side: Hemisphere, number: int) -> int:
+        """Return the row of a set that comes next, after those that this attempt takes."""
+        memory = self.plan.memory
+        row = max(memory.next_row[side, index] for index in memory.slices_of(number))
+        return row + self.rows.get((side, number), 0)
+
+    def top_row(self, side: Hemisphere, number: int) -> int:
+        """Return the lowest row that constants of a set take, this attempt's included."""
+        memory = self.plan.memory
+        row = min(memory.top_row[side, index] for index in memory.slices_of(number))
+        return row - self.tops.get((side, number), 0)
 
 
 def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
@@ -68,7 +83,7 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
         node.values = [plan.memory.value() for _ in node.offsets]
     start = max(earliest, _bound(plan, stencil))
     for start in range(start, start + TRIES):
-        attempt = _Fit(plan, plan.trial(), start, [], {})
+        attempt = _Fit(plan, plan.trial(), start, [], {}, {}, {})
         if _place(attempt, stencil):
             attempt.trial.commit()
             for emit in attempt.emits:
@@ -112,9 +127,38 @@ def _farthest(plan: Plan, side: Hemisphere, slices: tuple[int, ...]) -> int:
 
 
 def _place(fit: _Fit, stencil: Stencil) -> bool:
-    return all(_place_unit(fit, node) for node in stencil.nodes) and all(
-        _place_node(fit, node) for node in stencil.nodes
-    )
+    """Claim everything; what can go to one place only comes before what has a choice."""
+    if not all(_place_unit(fit, node) for node in stencil.nodes):
+        return False
+    sources = [(node, i) for node in stencil.nodes for i in range(len(node.inputs))]
+    found: dict[tuple[int, int], _Found] = {}
+    shared: dict[tuple[object, ...], _Found] = {}  # one read may serve several ALUs at once
+    for constants in (False, True):
+        for node, position in sources:
+            if isinstance(node.inputs[position], Constant) is constants:
+                source = node.inputs[position]
+                what = tuple(map(id, source.vecs)) if isinstance(source, Stored) else id(source)
+                key = (what, node.time, tuple(node.offsets))
+                routed = shared.get(key) or _source(fit, node, position)
+                if routed is None:
+                    return False
+                found[id(node), position] = routed
+                if isinstance(source, (Stored, Constant, Emitted)):
+                    shared[key] = routed
+    for node in stencil.nodes:
+        target = TARGET_NONE
+        cycles = fit.cycles(node)
+        if node.sinks:
+            spec = next(spec for spec in node.op.operands if spec.name == "dst")
+            code = _sinks(fit, node, [c + node.latency for c in cycles], int(spec.streams))  # type: ignore[arg-type]
+            if code is None:
+                return False
+            target = TARGET_STREAM | code
+        operands = [found[id(node), i] for i in range(len(node.inputs))]
+        fit.emits.append(
+            lambda n=node, c=cycles, o=operands, t=target: _emit(fit, n, c, o, t)
+        )
+    return True
 
 
 def _place_unit(fit: _Fit, node: Node) -> bool:
@@ -143,44 +187,19 @@ def _place_unit(fit: _Fit, node: Node) -> bool:
     return False
 
 
-def _place_node(fit: _Fit, node: Node) -> bool:
-    """Route the operands and the results of one node."""
-    cycles = fit.cycles(node)
-    codes: list[list[int]] = []
-    values: list[list[int]] = []
-    spans = {spec.name: spec for spec in node.op.operands}
-    for position, source in enumerate(node.inputs):
-        spec = spans["ab"[position]]
-        span = spec.streams if isinstance(spec.streams, int) else 4
-        found = _source(fit, node, source, cycles, span)
-        if found is None:
-            return False
-        codes.append(found[0])
-        values.append(found[1])
-    target = TARGET_NONE
-    if node.sinks:
-        spec = spans["dst"]
-        code = _sinks(fit, node, [c + node.latency for c in cycles], int(spec.streams))  # type: ignore[arg-type]
-        if code is None:
-            return False
-        target = TARGET_STREAM | code
-    fit.emits.append(lambda: _emit(fit, node, cycles, codes, values, target))
-    return True
-
-
 def _emit(
     fit: _Fit,
     node: Node,
     cycles: list[int],
-    codes: list[list[int]],
-    values: list[list[int]],
+    operands: list[_Found],
     target: int,
 ) -> None:
+    """Add the issues of one node."""
     plan, unit = fit.plan, fit.units[id(node)]
     kind = node.op.kind
     own = SOURCE_ALU + unit
     for item, cycle in enumerate(cycles):
-        op, found, meant = node.op, [c[item] for c in codes], [v[item] for v in values]
+        op, found, meant = node.op, [o[0][item] for o in operands], [o[1][item] for o in operands]
         if node.ring and item >= node.ring:  # a running sum takes its own earlier result
             found[1], meant[1] = own, node.values[item - node.ring]
         if node.hold:
@@ -208,10 +227,11 @@ def _emit(
                 plan.issue(kind, None, unit, gap, keep, (out, -1, out))
 
 
-def _source(
-    fit: _Fit, node: Node, source: object, cycles: list[int], span: int
-) -> tuple[list[int], list[int]] | None:
+def _source(fit: _Fit, node: Node, position: int) -> _Found | None:
     """Return the source code and the value number of each item, or None if it does not fit."""
+    source, cycles = node.inputs[position], fit.cycles(node)
+    spec = next(spec for spec in node.op.operands if spec.name == "ab"[position])
+    span = int(spec.streams)  # type: ignore[arg-type]
     n = len(cycles)
     if isinstance(source, Imm):
         return [SOURCE_IMM] * n, [-1] * n
@@ -279,7 +299,7 @@ def emit_reads(
 
 def _stored(
     fit: _Fit, vecs: list[Vec], cycles: list[int], span: int
-) -> tuple[list[int], list[int]] | None:
+) -> _Found | None:
     """Read one vector an item; items are grouped by the slices that hold them."""
     plan = fit.plan
     column = vxm_column(plan.config)
@@ -304,14 +324,14 @@ def _stored(
 
 def _constant(
     fit: _Fit, source: Constant, cycles: list[int], span: int
-) -> tuple[list[int], list[int]] | None:
+) -> _Found | None:
     """Find a set of slices from which the constant can be read; it is loaded there."""
     plan = fit.plan
     memory = plan.memory
     count = len(source.data)
     for side, number in memory.sets:
         slices = memory.slices_of(number)
-        row = max(memory.next_row[side, index] for index in slices)
+        row = fit.top_row(side, number) - count
         claims = dict(fit.trial.claims)
         places = [Place(side, slices, row + i, 0) for i in range(count)]
         code = read_streams(fit, plan, places, vxm_column(plan.config), cycles, span)
@@ -329,11 +349,12 @@ def _constant(
             emit_reads(plan, found, vxm_column(plan.config), cycles, code, span)
 
         fit.emits.append(load)
+        fit.tops[side, number] = fit.tops.get((side, number), 0) + count
         return [code] * count, values
     return None
 
 
-def _emitted(fit: _Fit, source: Emitted, cycles: list[int]) -> tuple[list[int], list[int]] | None:
+def _emitted(fit: _Fit, source: Emitted, cycles: list[int]) -> _Found | None:
     """Let ACC emit accumulators so that they arrive in the cycles of use."""
     plan, config = fit.plan, fit.plan.config
     codes = [0] * len(cycles)
@@ -369,7 +390,7 @@ def _emitted(fit: _Fit, source: Emitted, cycles: list[int]) -> tuple[list[int], 
 
 def _gathered(
     fit: _Fit, source: Gathered, cycles: list[int], span: int
-) -> tuple[list[int], list[int]] | None:
+) -> _Found | None:
     """Send the map outward past the tables and the rows that it names inward to the VXM."""
     codes, values = [], []
     for item, table in enumerate(source.tables):
@@ -448,7 +469,7 @@ def _sinks(fit: _Fit, node: Node, cycles: list[int], span: int) -> int | None:
     centre = vxm_column(config)
     side = _side(node.sinks)
     for number in range(0, config.streams - span + 1, span):
-        snapshot, emits = dict(fit.trial.claims), len(fit.emits)
+        snapshot, emits, rows = dict(fit.trial.claims), len(fit.emits), dict(fit.rows)
         ends = [centre]
         code = int(side.outward) << 5 | number
         for sink in node.sinks:
@@ -472,7 +493,7 @@ def _sinks(fit: _Fit, node: Node, cycles: list[int], span: int) -> int | None:
                         key = ("stream", side.outward, number + offset, column)
                         fit.trial.claim(key, mask >> abs(end - column))
                 return code
-        fit.trial.claims = snapshot
+        fit.trial.claims, fit.rows = snapshot, rows
         del fit.emits[emits:]
     return None
 
@@ -490,10 +511,11 @@ def _store(
     plan, config, memory = fit.plan, fit.plan.config, fit.plan.memory
     centre = vxm_column(config)
     for side, number in memory.sets:
-        if side is not sink.side:
+        if side is not sink.side or (sink.at and sink.at[0].slices[0] // 4 != number):
             continue
         slices = memory.slices_of(number)[:span]
-        row = max(memory.next_row[side, index] for index in memory.slices_of(number))
+        row = fit.next_row(side, number)
+        rows = [p.row for p in sink.at] if sink.at else [row + i for i in range(len(cycles))]
         claims = dict(fit.trial.claims)
         issues: dict[int, list[int]] = {}
         for index in slices:
@@ -501,12 +523,13 @@ def _store(
             issues[index] = [cycle + hops for cycle in cycles]
             if not fit.trial.claim(("write", side, index), mask_of(issues[index])):
                 break
-            banks = {(row + i) // config.rows for i in range(len(cycles))}
+            banks = {r // config.rows for r in rows}
             if not all(
                 fit.trial.claim(
                     ("bank", side, index, bank),
                     mask_of(
-                        [t for i, t in enumerate(issues[index]) if (row + i) // config.rows == bank]
+                        [t for r, t in zip(rows, issues[index], strict=True)
+                         if r // config.rows == bank]
                     ),
                 )
                 for bank in banks
@@ -515,18 +538,21 @@ def _store(
         else:
 
             def emit(side: Hemisphere = side, number: int = number) -> None:
-                rows = memory.rows(side, memory.slices_of(number), len(cycles))
-                assert rows == row
+                if not sink.at:
+                    taken = memory.rows(side, memory.slices_of(number), len(cycles))
+                    assert taken == row
                 for item in range(len(cycles)):
                     for offset, index in enumerate(slices):
-                        op = mem.Write(addr=rows + item, src=code + offset)
+                        op = mem.Write(addr=rows[item], src=code + offset)
                         intents = (node.values[item], -1)
                         plan.issue("mem_write", side, index, issues[index][item], op, intents)
                     ready = max(issues[index][item] for index in slices) + 1
-                    place = Place(side, memory.slices_of(number)[:span], rows + item, ready)
+                    place = Place(side, slices, rows[item], ready)
                     sink.vecs.append(Vec(node.values[item], [place]))
 
             fit.emits.append(emit)
+            if not sink.at:
+                fit.rows[side, number] = fit.rows.get((side, number), 0) + len(cycles)
             return max(
                 (mem_column(config, side, index) for index in slices),
                 key=lambda column: abs(column - centre),

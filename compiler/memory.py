@@ -52,6 +52,7 @@ class Memory:
         self.next_row = {
             (side, index): 0 for side in Hemisphere for index in range(config.slices)
         }
+        self.top_row = dict.fromkeys(self.next_row, config.depth)
         self.image: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
         self.extents: list[tuple[int, ...]] = []
         self.values = itertools.count(1)
@@ -84,10 +85,25 @@ class Memory:
             row = rows
         for index in slices:
             self.next_row[side, index] = row + count
-        beyond = row + count - self.config.depth
-        if beyond > 0:
-            self.missing += min(beyond, count) * len(slices) * self.config.vector
+        self._count_missing(side, slices, count)
         return row
+
+    def top_rows(self, side: Hemisphere, slices: tuple[int, ...], count: int) -> int:
+        """Take ``count`` rows from the top down, where constants go; return the first.
+
+        So constants are read from one bank while results are written to the other, until a
+        slice is nearly full.
+        """
+        row = min(self.top_row[side, index] for index in slices) - count
+        for index in slices:
+            self.top_row[side, index] = row
+        self._count_missing(side, slices, count)
+        return row
+
+    def _count_missing(self, side: Hemisphere, slices: tuple[int, ...], count: int) -> None:
+        for index in slices:
+            beyond = self.next_row[side, index] - self.top_row[side, index]
+            self.missing += max(0, min(beyond, count)) * self.config.vector
 
     def load(
         self,
@@ -124,7 +140,7 @@ class Memory:
     ) -> list[Vec]:
         """Load (n, vector) 32-bit constants into a set; return their vectors."""
         slices = self.slices_of(number)
-        row = self.rows(side, slices, len(vectors))
+        row = self.top_rows(side, slices, len(vectors))
         planes = np.ascontiguousarray(vectors).view(np.uint8).reshape(*vectors.shape, 4)
         first = self.value()
         for _ in range(len(vectors) - 1):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from waterclock.compiler.memory import Vec
+from waterclock.compiler.memory import Place, Vec
 from waterclock.compiler.plan import Acc
 from waterclock.isa import vxm
 from waterclock.isa.config import Config
@@ -81,9 +81,13 @@ class Gathered:
 
 @dataclasses.dataclass(eq=False)
 class Store:
-    """Write the node's results to memory; ``vecs`` is filled in, one an item."""
+    """Write the node's results to memory; ``vecs`` is filled in, one an item.
+
+    ``at`` names the place of each item, all in the same slices; otherwise the fit chooses.
+    """
 
     side: Hemisphere
+    at: Sequence[Place] | None = None
     vecs: list[Vec] = dataclasses.field(default_factory=list)
 
 
@@ -254,3 +258,22 @@ class Stencil:
             cycles -= node.latency
         assert isinstance(node, Node)
         return node
+
+
+def offsets(ready: Sequence[int]) -> list[int]:
+    """Return item offsets, one a cycle at most, that follow the cycles in which items are ready."""
+    found = [0]
+    for cycle in ready[1:]:
+        found.append(max(found[-1] + 1, cycle - ready[0]))
+    return found
+
+
+def tree(stencil: Stencil, mnemonic: str, nodes: Sequence[Node]) -> Node:
+    """Combine nodes pairwise with a binary operation."""
+    found = list(nodes)
+    while len(found) > 1:
+        pairs = [
+            stencil.op(mnemonic, found[i], found[i + 1]) for i in range(0, len(found) - 1, 2)
+        ]
+        found = [*pairs, *found[len(found) // 2 * 2 :]]
+    return found[0]

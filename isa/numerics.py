@@ -32,6 +32,8 @@ _EXPONENT = np.uint32(0x7F800000)
 _NAN = np.uint32(NAN)
 _SMALLEST = np.float32(2.0**-126)
 
+_quiet = np.errstate(all="ignore")  # infinities and NaNs are results like others
+
 
 def _bits(x: Float) -> Bits:
     return np.asarray(x, np.float32).view(np.uint32)
@@ -50,6 +52,7 @@ def flush(x: Float) -> Float:
     return _float(bits)
 
 
+@_quiet
 def _canonical(x: Float) -> Float:
     """Return x with every NaN replaced by the canonical one."""
     nan = x != x
@@ -61,37 +64,39 @@ def _canonical(x: Float) -> Float:
 # Whole tensors: float32 in, float32 out.
 
 
+@_quiet
 def add(a: Float, b: Float) -> Float:
     """Return a + b. Sums below 2^-126 are exact, so flushing afterwards sees their true size."""
-    with np.errstate(all="ignore"):
-        return _canonical(flush(flush(a) + flush(b)))
+    return _canonical(flush(flush(a) + flush(b)))
 
 
+@_quiet
 def sub(a: Float, b: Float) -> Float:
     """Return a - b, that is a + (-b); x - x is +0."""
-    with np.errstate(all="ignore"):
-        return _canonical(flush(flush(a) - flush(b)))
+    return _canonical(flush(flush(a) - flush(b)))
 
 
+@_quiet
 def mul(a: Float, b: Float) -> Float:
     """Return a * b. A product just below 2^-126 is zero although it would round up to it."""
     a, b = flush(a), flush(b)
-    with np.errstate(all="ignore"):
-        product = a * b
-        small = np.abs(product) <= _SMALLEST
-        if small.any():
-            exact = a.astype(np.float64) * b  # 48 bits of product fit the 53 of a double
-            tiny = np.abs(exact) < float(_SMALLEST)
-            product = np.where(tiny, np.copysign(np.float32(0), product), product)
+    product = a * b
+    small = np.abs(product) <= _SMALLEST
+    if small.any():
+        exact = a.astype(np.float64) * b  # 48 bits of product fit the 53 of a double
+        tiny = np.abs(exact) < float(_SMALLEST)
+        product = np.where(tiny, np.copysign(np.float32(0), product), product)
     return _canonical(product)
 
 
+@_quiet
 def maximum(a: Float, b: Float) -> Float:
     """Return a where a >= b, else b; NaN when either is. -0 equals +0, so a wins."""
     a, b = flush(a), flush(b)
     return _choose(a >= b, a, b)
 
 
+@_quiet
 def minimum(a: Float, b: Float) -> Float:
     """Return a where a <= b, else b; NaN when either is. -0 equals +0, so a wins."""
     a, b = flush(a), flush(b)
@@ -104,20 +109,21 @@ def _choose(first: NDArray[np.bool_], a: Float, b: Float) -> Float:
     return np.where(nan, _NAN, result.view(np.uint32)).view(np.float32) if nan.any() else result
 
 
+@_quiet
 def to_f16(x: Float) -> NDArray[np.float16]:
     """Return x rounded to the nearest even f16; beyond +-65504, infinities too, saturated.
 
     Results smaller than 2^-14 keep f16's subnormals. NaN becomes 0x7E00.
     """
     x = np.asarray(x, np.float32)
-    with np.errstate(all="ignore"):
-        half = np.clip(x, -F16_MAX, F16_MAX).astype(np.float16)
+    half = np.clip(x, -F16_MAX, F16_MAX).astype(np.float16)
     nan = x != x
     if nan.any():
         return np.where(nan, np.uint16(F16_NAN), half.view(np.uint16)).view(np.float16)
     return half
 
 
+@_quiet
 def from_f16(x: NDArray[np.float16]) -> Float:
     """Return the f16 values as fp32: exact, subnormals included; NaN becomes canonical."""
     return _canonical(np.asarray(x, np.float16).astype(np.float32))
@@ -133,6 +139,7 @@ def to_i8(x: Float) -> NDArray[np.int8]:
     return _saturated(x, -128.0, 127.0).astype(np.int8)
 
 
+@_quiet
 def _saturated(x: Float, low: float, high: float) -> NDArray[np.float64]:
     whole = np.clip(np.rint(np.asarray(x, np.float32)).astype(np.float64), low, high)
     return np.where(whole == whole, whole, 0.0)
@@ -302,16 +309,19 @@ def fmin(a: Bits, b: Bits) -> Bits:
     return _bits(minimum(_float(a), _float(b)))
 
 
+@_quiet
 def fgt(a: Bits, b: Bits) -> Bits:
     """Return 1 where a > b, else 0, as when either is NaN."""
     return (flush(_float(a)) > flush(_float(b))).astype(np.uint32)
 
 
+@_quiet
 def fge(a: Bits, b: Bits) -> Bits:
     """Return 1 where a >= b, else 0, as when either is NaN."""
     return (flush(_float(a)) >= flush(_float(b))).astype(np.uint32)
 
 
+@_quiet
 def feq(a: Bits, b: Bits) -> Bits:
     """Return 1 where a = b, else 0, as when either is NaN. -0 equals +0."""
     return (flush(_float(a)) == flush(_float(b))).astype(np.uint32)

@@ -134,15 +134,19 @@ class SXMShift(wiring.Component):
     def _moved(self, m: Module, word: Value, source: Signal, choice: Signal) -> Signal:
         """Return the result of Shift or Select; the source itself for Rotate."""
         by, size = field(word, "count", Shift).as_signed(), Signal(10)
-        up, down, moved = (Signal.like(source, name=name) for name in ("up", "down", "moved"))
+        names = ("down", "raised", "moved")
+        down, raised, moved = (Signal.like(source, name=name) for name in names)
         distance = Cat(C(0, 3), size)  # in bits
         # Amaranth widens what is shifted left, so both go right and one is mirrored.
-        m.d.comb += up.eq(_mirrored(_mirrored(source) >> distance))
         m.d.comb += down.eq(source >> distance)
+        m.d.comb += raised.eq(_mirrored(source) >> distance)
+        up = _mirrored(raised)
 
         def chosen(lane: int) -> Value:
             number, *values = (vector.word_select(lane, 8) for vector in (choice, source, up, down))
-            return Mux(number == 0, values[0], Mux(number == 1, values[1], Mux(number == 2, values[2], 0)))
+            return Mux(
+                number == 0, values[0], Mux(number == 1, values[1], Mux(number == 2, values[2], 0))
+            )
 
         with m.Switch(word[:OPCODE_BITS]):
             with m.Case(Shift.opcode):

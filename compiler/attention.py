@@ -1,0 +1,470 @@
+"""Attention of the decode program: projections, cache, scores, softmax, mixing.
+
+Keys are scattered to the plane that holds their tile of positions, values to the plane that holds
+their vector; rows and slices come from maps that are looked up by position, so the schedule is
+the same for every token. Cache entries are 16-bit: each tile is multiplied as two byte planes
+into the same accumulators, which stays exact.
+"""
+
+from __future__ import annotations
+
+import typing
+
+import numpy as np
+
+from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
+from waterclock.compiler.fit import fit
+from waterclock.compiler.image import Cache, PlaneKey
+from waterclock.compiler.layout import HeadSlot, pick
+from waterclock.compiler.memory import Vec
+from waterclock.compiler.plan import Acc, Act
+from waterclock.compiler.stencil import (
+    Activate,
+    Constant,
+    Emitted,
+    Imm,
+    Node,
+    Spread,
+    Stencil,
+    Store,
+    Stored,
+    bits,
+    offsets,
+    tree,
+)
+from waterclock.isa.floorplan import Hemisphere
+from waterclock.isa.mxm import Order, Weight, Window
+
+if typing.TYPE_CHECKING:
+    from waterclock.compiler.decode import Decode, State
+
+MASKED = -1e30  #: score of a position that is not there yet
+EAST, WEST = Hemisphere.EAST, Hemisphere.WEST
+DIGITS = ((1, Weight.HIGH), (0, Weight.LOW))  #: region of a byte plane, and how it counts
+
+
+class Attention:
+    """Schedules attention; looks up once what depends on the position alone."""
+
+    def __init__(self, decode: Decode):
+        self.decode, self.plan, self.image = decode, decode.plan, decode.image
+        self.config, self.planes = decode.config, decode.planes
+        self.tensors = decode.tensors
+        self.tiles = -(-self.plan.context // self.config.vector)
+        image, position = self.image, self.image.mailbox["position"]
+        self.rotary = {
+            "cos": decode.gathered(image.rotary["cos"], position, WEST),
+            "sin": decode.gathered(image.rotary["sin"], position, EAST),
+            "-sin": decode.gathered(image.rotary["sin"], position, EAST, negate=True),
+        }
+        self.key_maps = {
+            key: decode.gathered(tables, position, key[0])
+            for key, tables in image.key_maps.items()
+        }
+        self.value_maps = {
+            side: decode.gathered(tables, position, side)
+            for side, tables in image.value_maps.items()
+        }
+        self.masks = self._masks(position)
+
+    def _masks(self, position: Vec) -> list[Vec]:
+        """Return for each tile of positions 1 where the position is there, else 0."""
+        vector = self.config.vector
+        found: list[Vec] = [Vec(0)] * self.tiles
+        for side in Hemisphere:
+            tiles = [t for t in range(self.tiles) if self.plane_of(t)[0] is side]
+            if not tiles:
+                continue
+            stencil = Stencil(self.config, range(len(tiles)))
+            after = stencil.op("iadd", Stored([position] * len(tiles)), Imm(1))
+            rows = np.array([t * vector + np.arange(vector) for t in tiles], np.int32)
+            store = Store(side)
+            stencil.op("igt", after, Constant(rows), sinks=[store])
+            fit(self.plan, stencil)
+            for tile, vec in zip(tiles, store.vecs, strict=True):
+                found[tile] = vec
+        return found
+
+    def plane_of(self, tile: int) -> PlaneKey:
+        """Return the plane that holds a tile of positions of the keys."""
+        return self.planes[tile % len(self.planes)]
+
+    def run(self, layer: int, state: State) -> dict[PlaneKey, list[Act]]:
+        """Schedule a layer's attention; return the mixed values as activations."""
+        prefix = f"layers.{layer}"
+        self.plan.serve(f"{prefix}.qkv")
+        self._keys(layer, state)
+        queries = self._queries(layer, state)
+        self._values(layer, state)
+        self.plan.serve(f"{prefix}.scores")
+        scores, tops = self._scores(layer, queries)
+        self.plan.serve(f"{prefix}.mix")
+        return self._mix(layer, scores, tops)
+
+    # Projections.
+
+    def _rotated(
+        self, stencil: Stencil, name: str, items: list[tuple[int, int, int]],
+        accs: dict[int, Acc], state: State,
+    ) -> Node:  # fmt: skip
+        """Scale, rotate and normalise half vectors, an item each: (pair, half, rotary vector).
+
+        With the halves a and b of a pair, item 0 is a cos - b sin and item 1 is b cos - a (-sin).
+        """
+        op, decode = stencil.op, self.decode
+        own = [2 * pair + part for pair, part, _ in items]
+        other = [2 * pair + 1 - part for pair, part, _ in items]
+        x = op("fmul", Emitted([accs[out] for out in own]), decode.scales(name, own))
+        y = op("fmul", Emitted([accs[out] for out in other]), decode.scales(name, other))
+        cos = Stored([self.rotary["cos"][dim] for _, _, dim in items])
+        sin = Stored([self.rotary["-sin" if part else "sin"][dim] for _, part, dim in items])
+        turned = op("fsub", op("fmul", x, cos), op("fmul", y, sin))
+        return op("fmul", turned, Stored([state.r] * len(items)))
+
+    def _keys(self, layer: int, state: State) -> None:
+        name = f"layers.{layer}.k"
+        packs = self.image.key_packs
+        where = [(p, i) for p, pack in enumerate(packs) for i in range(len(pack.keys))]
+        accs = self.decode.linear(name, range(2 * len(where)), state.acts)
+        self.key_ready: dict[tuple[int, int, int, PlaneKey], int] = {}
+        for pair, (pack, index) in enumerate(where):
+            # Low and high byte go to the same slices: one cycle after the other.
+            stencil = Stencil(self.config, [0, 2])
+            items = [(pair, part, index) for part in (0, 1)]
+            low = stencil.op("f32_to_i32", self._rotated(stencil, name, items, accs, state))
+            spreads: list[tuple[PlaneKey, Spread]] = []
+            for side in Hemisphere:
+                node = low if side is WEST else stencil.op("mov", low)
+                for byte in (0, 1):
+                    if byte:
+                        node = stencil.op("mov", node)
+                    for key, maps in self.key_maps.items():
+                        if key[0] is side:
+                            regions = [
+                                [self.image.keys[layer, pack, index, part].regions[key][byte]]
+                                for part in (0, 1)
+                            ]
+                            node.sinks.append(Spread(side, regions, maps))
+                            spreads.append((key, node.sinks[-1]))
+            fit(self.plan, stencil)
+            for key, sink in spreads:
+                for part in (0, 1):
+                    at = (pack, index, part, key)
+                    self.key_ready[at] = max(self.key_ready.get(at, 0), sink.ready)
+
+    def _queries(self, layer: int, state: State) -> dict[tuple[int, ...], dict[PlaneKey, Act]]:
+        """Return query activations on every plane, by (pack, member, pair, half)."""
+        name = f"layers.{layer}.q"
+        where = [
+            (p, member, pair)
+            for p, pack in enumerate(self.image.key_packs)
+            for member, pairs in enumerate(pack.queries)
+            for pair in range(len(pairs))
+        ]
+        accs = self.decode.linear(name, range(2 * len(where)), state.acts)
+        items = [(i, part, pair) for i, (_, _, pair) in enumerate(where) for part in (0, 1)]
+        count = len(items)
+        ready = [max(accs[2 * i].ready, accs[2 * i + 1].ready) for i, _, _ in items]
+        stencil = Stencil(self.config, offsets(ready))
+        node = self._rotated(stencil, name, items, accs, state)
+        entries = {key: self.plan.acts[key].take(count) for key in self.planes}
+        sinks = self.decode.on_all_planes(entries, range(count))
+        for side in Hemisphere:
+            stencil.op("f32_to_f16", node, sinks=sinks[side])
+        fit(self.plan, stencil)
+        acts = {key: [Act(0, 0, 0)] * count for key in self.planes}
+        self.decode.loaded(entries, range(count), sinks, acts)
+        return {
+            (*where[pair], part): {key: acts[key][item] for key in self.planes}
+            for item, (pair, part, _) in enumerate(items)
+        }
+
+    def _values(self, layer: int, state: State) -> None:
+        name = f"layers.{layer}.v"
+        packs = self.image.value_packs
+        where = [(p, i) for p, pack in enumerate(packs) for i in range(len(pack.values))]
+        accs = self.decode.linear(name, range(len(where)), state.acts)
+        self.value_ready: dict[tuple[int, int], int] = {}
+        for out, (pack, part) in enumerate(where):
+            key, regions = next(iter(self.image.values[layer, pack, part].regions.items()))
+            stencil = Stencil(self.config, [0])
+            scaled = stencil.op("fmul", Emitted([accs[out]]), self.decode.scales(name, [out]))
+            normal = stencil.op("fmul", scaled, Stored([state.r]))
+            maps = self.value_maps[key[0]]
+            low, high = (Spread(key[0], [[region]], maps) for region in regions)
+            stencil.op("mov", stencil.op("f32_to_i32", normal, sinks=[low]), sinks=[high])
+            fit(self.plan, stencil)
+            self.value_ready[pack, part] = max(low.ready, high.ready)
+
+    # Scores and softmax.
+
+    def _scores(
+        self, layer: int, queries: dict[tuple[int, ...], dict[PlaneKey, Act]]
+    ) -> tuple[dict[tuple[int, int], Vec], dict[int, Vec]]:
+        """Return masked scores by (head, tile), and each head's maximum in all lanes."""
+        width = len(self.planes)
+        rounds = -(-self.tiles // width)
+        heads = [slot.head for pack in self.image.key_packs for slot in pack.slots]
+        scores: dict[tuple[int, int], Vec] = {}
+        best: list[Vec] = []
+        for number in range(rounds):
+            tiles = range(number * width, min((number + 1) * width, self.tiles))
+            accs = {tile: self._score_tile(layer, tile, queries) for tile in tiles}
+            ready = [max(accs[tile][head].ready for tile in tiles) for head in heads]
+            stencil = Stencil(self.config, offsets(ready))
+            stores, masked = [], []
+            for tile in tiles:
+                store = Store(self.plane_of(tile)[0])
+                masked.append(
+                    stencil.op(
+                        "select",
+                        Stored([self.masks[tile]] * len(heads)),
+                        Emitted([accs[tile][head] for head in heads]),
+                        imm=bits(MASKED),
+                        sinks=[store],
+                    )
+                )
+                stores.append((tile, store))
+            top = tree(stencil, "fmax", masked)
+            if best:
+                top = stencil.op("fmax", top, Stored(best))
+            kept = Store(WEST)
+            last = number == rounds - 1
+            stencil.op("rmax" if last else "mov", top, sinks=[kept])
+            fit(self.plan, stencil)
+            best = kept.vecs
+            for tile, store in stores:
+                for head, vec in zip(heads, store.vecs, strict=True):
+                    scores[head, tile] = vec
+        return scores, dict(zip(heads, best, strict=True))
+
+    def _score_tile(
+        self, layer: int, tile: int, queries: dict[tuple[int, ...], dict[PlaneKey, Act]]
+    ) -> dict[int, Acc]:
+        """Multiply every query with one tile of keys, on the plane that holds it."""
+        key = self.plane_of(tile)
+        local = tile // len(self.planes)
+        loads = self.image.loads
+        found = {}
+        for number, pack in enumerate(self.image.key_packs):
+            entries = self.plan.accs[key].take(len(pack.slots))
+            sums, steps = Sums(), []
+            alone = len(pack.slots) == len(pack.queries)
+            for pair in range(len(pack.keys)):
+                for part in (0, 1):
+                    cache: Cache = self.image.keys[layer, number, pair, part]
+                    for byte, weight in DIGITS:
+                        region = cache.regions[key][byte]
+                        weights = Tile(
+                            region.first + local,
+                            region.base + local * loads,
+                            Order.COLUMNS,
+                            self.key_ready[number, pair, part, key],
+                        )
+                        uses = [
+                            Use(
+                                queries[number, slot.member, pair, part][key],
+                                entry,
+                                add=bool(steps),
+                                weight=weight,
+                                window=Window.ALL if alone else Window.INPUT,
+                                first=slot.first,
+                                last=slot.last,
+                            )
+                            for slot, entry in zip(pack.slots, entries, strict=True)
+                        ]
+                        steps.append(Step(weights, uses))
+            run_steps(self.plan, *key, steps, sums)
+            for slot, entry in zip(pack.slots, entries, strict=True):
+                found[slot.head] = Acc(*key, entry, sums.value[entry], sums.ready[entry])
+        return found
+
+    # Mixing.
+
+    def _mix(
+        self, layer: int, scores: dict[tuple[int, int], Vec], tops: dict[int, Vec]
+    ) -> dict[PlaneKey, list[Act]]:
+        """Return softmax(scores) times the values, as activations on every plane."""
+        packs = self.image.value_packs
+        outputs = [
+            (p, member, part)
+            for p, pack in enumerate(packs)
+            for member, vectors in enumerate(pack.outputs)
+            for part in range(len(vectors))
+        ]
+        entries = {key: self.plan.acts[key].take(len(outputs)) for key in self.planes}
+        acts = {key: [Act(0, 0, 0)] * len(outputs) for key in self.planes}
+        mixed: dict[tuple[int, int, int], tuple[Acc, Acc]] = {}
+        for pack in range(len(packs)):
+            mixed |= self._mix_pack(layer, pack, scores, tops)
+        for key in self.planes:
+            items = [i for i, o in enumerate(outputs) if mixed[o][0].side is key[0]
+                     and mixed[o][0].plane == key[1]]  # fmt: skip
+            if items:
+                self._normalise(layer, [outputs[i] for i in items], items, mixed, entries, acts)
+        return acts
+
+    def _mix_pack(
+        self, layer: int, pack: int, scores: dict[tuple[int, int], Vec], tops: dict[int, Vec]
+    ) -> dict[tuple[int, int, int], tuple[Acc, Acc]]:
+        """Return (mixed values, sum of weights) by (pack, member, part)."""
+        found = self.image.value_packs[pack]
+        parts = range(len(found.values))
+        members = range(len(found.outputs))
+        plane_of = {part: self.image.value_plane(pack, part) for part in parts}
+        keys = sorted(set(plane_of.values()))
+        sums = {key: Sums() for key in keys}
+        out_entry = {
+            (part, member): self.plan.accs[plane_of[part]].take(1)[0]
+            for part in parts
+            for member in members
+        }
+        sum_entry = {
+            (key, member): self.plan.accs[key].take(1)[0] for key in keys for member in members
+        }
+        room = self.config.act_entries // 2
+        chunk = max(1, room // len(found.slots))
+        for base in range(0, self.tiles, chunk):
+            tiles = range(base, min(base + chunk, self.tiles))
+            weights = self._weights(keys, found.slots, tiles, scores, tops)
+            for key in keys:
+                steps = []
+                for tile in tiles:
+                    for part in parts:
+                        if plane_of[part] == key:
+                            steps += self._value_steps(
+                                layer, pack, part, tile, weights[key],
+                                {m: out_entry[part, m] for m in members},
+                            )  # fmt: skip
+                uses = [
+                    use
+                    for tile in tiles
+                    for use in self._uses(
+                        found.slots, tile, weights[key],
+                        {m: sum_entry[key, m] for m in members}, Weight.I8, tile == 0,
+                    )  # fmt: skip
+                ]
+                steps.append(Step(self.image.ones[key], uses))
+                run_steps(self.plan, *key, steps, sums[key])
+        result = {}
+        for part in parts:
+            key = plane_of[part]
+            done = sums[key]
+            for member in members:
+                o, s = out_entry[part, member], sum_entry[key, member]
+                result[pack, member, part] = (
+                    Acc(*key, o, done.value[o], done.ready[o]),
+                    Acc(*key, s, done.value[s], done.ready[s]),
+                )
+        return result
+
+    def _weights(
+        self,
+        keys: list[PlaneKey],
+        slots: list[HeadSlot],
+        tiles: range,
+        scores: dict[tuple[int, int], Vec],
+        tops: dict[int, Vec],
+    ) -> dict[PlaneKey, dict[tuple[int, int], Act]]:
+        """Return exp2(score - maximum) as activations, by plane and (head, tile)."""
+        items = [(slot.head, tile) for tile in tiles for slot in slots]
+        stencil = Stencil(self.config, range(len(items)))
+        shifted = stencil.op(
+            "fsub",
+            Stored([scores[item] for item in items]),
+            Stored([tops[head] for head, _ in items]),
+        )
+        power = stencil.op("exp2", shifted)
+        sinks = []
+        for side in Hemisphere:
+            mine = [
+                Activate(side, key[1], self.plan.acts[key].take(len(items)))
+                for key in keys
+                if key[0] is side
+            ]
+            if mine:
+                stencil.op("f32_to_f16", power, sinks=mine)
+            sinks += mine
+        fit(self.plan, stencil)
+        return {
+            (sink.side, sink.plane): {
+                item: Act(sink.entries[i], sink.values[i], sink.ready[i])
+                for i, item in enumerate(items)
+            }
+            for sink in sinks
+        }
+
+    def _value_steps(
+        self,
+        layer: int,
+        pack: int,
+        part: int,
+        tile: int,
+        weights: dict[tuple[int, int], Act],
+        entries: dict[int, int],
+    ) -> list[Step]:
+        """Multiply one tile of values, both byte planes, with every head's weights."""
+        cache = self.image.values[layer, pack, part]
+        regions = next(iter(cache.regions.values()))
+        slots = self.image.value_packs[pack].slots
+        steps = []
+        for byte, weight in DIGITS:
+            region = regions[byte]
+            row = region.base + tile * self.image.loads
+            found = Tile(region.first + tile, row, Order.ROWS, self.value_ready[pack, part])
+            fresh = tile == 0 and not steps
+            steps.append(Step(found, self._uses(slots, tile, weights, entries, weight, fresh)))
+        return steps
+
+    def _uses(
+        self,
+        slots: list[HeadSlot],
+        tile: int,
+        weights: dict[tuple[int, int], Act],
+        entries: dict[int, int],
+        weight: Weight,
+        fresh: bool,
+    ) -> list[Use]:
+        """Let every head of a pack add to its own lanes of its member's accumulator."""
+        uses = []
+        alone = len(slots) == len({slot.member for slot in slots})
+        touched: set[int] = set()
+        for slot in slots:
+            opening = fresh and slot.member not in touched
+            touched.add(slot.member)
+            whole = alone or opening
+            uses.append(
+                Use(
+                    weights[slot.head, tile],
+                    entries[slot.member],
+                    add=not fresh,
+                    weight=weight,
+                    window=Window.ALL if whole else Window.OUTPUT,
+                    first=slot.first,
+                    last=slot.last,
+                )
+            )
+        return uses
+
+    def _normalise(
+        self,
+        layer: int,
+        outputs: list[tuple[int, int, int]],
+        items: list[int],
+        mixed: dict[tuple[int, int, int], tuple[Acc, Acc]],
+        entries: dict[PlaneKey, list[int]],
+        acts: dict[PlaneKey, list[Act]],
+    ) -> None:
+        """Divide by the sums, undo the step of the cache, and load the result everywhere."""
+        stencil = Stencil(self.config, range(len(items)))
+        inverse = stencil.op("recip", Emitted([mixed[o][1] for o in outputs]))
+        scaled = stencil.op("fmul", Emitted([mixed[o][0] for o in outputs]), inverse)
+        packs = self.image.value_packs
+        steps = self.tensors[f"layers.{layer}.v_step"]
+        rows = np.array([pick(steps, packs[p].values[part]) for p, _, part in outputs])
+        result = stencil.op("fmul", scaled, Constant(rows))
+        sinks = self.decode.on_all_planes(entries, items)
+        for side in Hemisphere:
+            stencil.op("f32_to_f16", result, sinks=sinks[side])
+        fit(self.plan, stencil)
+        self.decode.loaded(entries, items, sinks, acts)

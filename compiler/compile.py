@@ -1,0 +1,128 @@
+"""The compiler's entry: a checkpoint and a configuration become a program."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from waterclock.compiler.checkpoint import Checkpoint
+from waterclock.compiler.decode import Decode
+from waterclock.compiler.emit import emit
+from waterclock.compiler.image import Image
+from waterclock.compiler.plan import Plan
+from waterclock.compiler.quantise import quantise
+from waterclock.isa.config import PRESETS, Config, load_config
+from waterclock.isa.errors import UserError
+from waterclock.isa.program import Port, Program
+
+FIRST_BUCKET = 64  #: positions of the smallest context bucket
+Progress = Callable[[str, int, int], None]
+
+
+def buckets(context: int) -> list[int]:
+    """Return the context buckets up to ``context``: 64, 128, ... and ``context`` itself."""
+    found = []
+    size = FIRST_BUCKET
+    while size < context:
+        found.append(size)
+        size *= 2
+    return [*found, context]
+
+
+def compile_model(
+    checkpoint: Checkpoint,
+    config: Config,
+    context: int | None = None,
+    tokenizer: str | None = None,
+    progress: Progress | None = None,
+) -> Program:
+    """Compile a model for a chip.
+
+    Parameters
+    ----------
+    context : int, optional
+        Positions to provide for; by default what the model was made for.
+    tokenizer : str, optional
+        JSON of the tokenizers library, kept in the program.
+    progress : callable, optional
+        Called with (what, done, total).
+
+    Raises
+    ------
+    UserError
+        When the context exceeds the model's, or the model does not fit the chip.
+    """
+    context = checkpoint.context if context is None else context
+    if not 1 <= context <= checkpoint.context:
+        raise UserError(
+            f"{checkpoint.name}: context: found {context}, expected 1 to {checkpoint.context}, "
+            "the positions that the model was made for"
+        )
+    quantised = quantise(checkpoint)
+    image = Image(quantised, config, context)
+    _must_fit(image, checkpoint)
+    schedules = []
+    sizes = buckets(context)
+    start = 0
+    for done, size in enumerate(sizes):
+        if progress:
+            progress("scheduling", done, len(sizes))
+        plan = Plan(config, image.memory, size)
+        Decode(plan, image).run()
+        _must_fit(image, checkpoint)
+        schedules.append(emit(plan, start))
+        start = max(len(words) for words in schedules[-1].words.values())
+    if start > config.imem_words:
+        raise UserError(
+            f"{checkpoint.name}: the instructions need {start} words a queue, preset "
+            f"{config.name} has {config.imem_words}: use a smaller --context"
+        )
+    if progress:
+        progress("scheduling", len(sizes), len(sizes))
+    return Program(
+        name=checkpoint.name,
+        config=config,
+        schedules=tuple(schedules),
+        memory=image.memory.image,
+        extents=np.array(image.memory.extents, np.int64),
+        ports=_ports(image),
+        limit_cycles=-(-image.weight_bytes // config.stream_bytes),
+        model={**quantised.model, "context": context},
+        tensors={
+            name: tensor[:context] if name.startswith("rope.") else tensor
+            for name, tensor in quantised.tensors.items()
+        },
+        tokenizer=tokenizer,
+    )
+
+
+def _must_fit(image: Image, checkpoint: Checkpoint) -> None:
+    missing = image.memory.missing
+    if not missing:
+        return
+    config = image.config
+    larger = [
+        name for name in PRESETS if load_config(name).sram_bytes >= config.sram_bytes + missing
+    ]
+    hint = f"preset {larger[0]} would do" if larger else "no preset is large enough"
+    raise UserError(
+        f"{checkpoint.name}: does not fit preset {config.name} ({config.sram_bytes} bytes of "
+        f"SRAM): {missing} bytes are missing; {hint}"
+    )
+
+
+def _ports(image: Image) -> dict[str, Port]:
+    def places(vecs: list[list[object]]) -> np.ndarray:
+        return np.array(vecs, np.int64)
+
+    ports = {}
+    for name, vec in image.mailbox.items():
+        copies = [
+            [[[int(p.side), index, p.row] for index in p.slices]] for p in vec.places
+        ]
+        shape = (image.config.vector,)
+        ports[name] = Port(places=places(copies), dtype="int32", shape=shape)
+    rows = [[[int(p.side), index, p.row] for index in p.slices] for p in image.logits]
+    ports["logits"] = Port(
+        places=places([rows]), dtype="float32", shape=(image.shape.vocab,)
+    )
+    return ports

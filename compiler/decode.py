@@ -1,0 +1,352 @@
+"""The decode program: one token through all layers, as stencils and tiles.
+
+Every function schedules one operation of the model and returns where its results are. Norms are
+numbers, not vectors: activations enter the MXM unnormalised and 1 / rms multiplies the results,
+so the matrix runs while the norm is still being summed.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from waterclock.compiler.array import Step, Sums, Use, run_steps
+from waterclock.compiler.attention import Attention
+from waterclock.compiler.fit import fit
+from waterclock.compiler.image import Image, PlaneKey
+from waterclock.compiler.layout import pick
+from waterclock.compiler.memory import Vec
+from waterclock.compiler.plan import Acc, Act, Plan
+from waterclock.compiler.stencil import (
+    Activate,
+    Constant,
+    Emitted,
+    Gathered,
+    Imm,
+    Node,
+    Pick,
+    Stencil,
+    Store,
+    Stored,
+    Table,
+    bits,
+    offsets,
+    tree,
+)
+from waterclock.isa.floorplan import Hemisphere
+
+EAST, WEST = Hemisphere.EAST, Hemisphere.WEST
+LOG2E = float(np.float32(np.log2(np.e)))
+
+
+@dataclasses.dataclass
+class State:
+    """The residual stream: its vectors, its activation entries on every plane, and 1 / rms."""
+
+    x: list[Vec]
+    acts: dict[PlaneKey, list[Act]]
+    r: Vec
+
+
+class Decode:
+    """Schedules one token for a bucket of ``plan.context`` positions."""
+
+    def __init__(self, plan: Plan, image: Image):
+        self.plan, self.image, self.config = plan, image, plan.config
+        self.tensors = image.quantised.tensors
+        self.model = image.quantised.model
+        self.planes = image.planes
+
+    def run(self) -> None:
+        """Schedule everything."""
+        plan, image = self.plan, self.image
+        plan.serve("position")
+        attention = Attention(self)
+        position_read = plan.end  # nobody needs the old position after that
+        plan.serve("embed")
+        state = self.embed()
+        for layer in range(self.model["layers"]):
+            prefix = f"layers.{layer}"
+            acts = attention.run(layer, state)
+            plan.serve(f"{prefix}.o")
+            state = self.residual(f"{prefix}.o", acts, state)
+            plan.serve(f"{prefix}.gate_up")
+            acts = self.feed_forward(prefix, state)
+            plan.serve(f"{prefix}.down")
+            state = self.residual(f"{prefix}.down", acts, state)
+        plan.serve("head")
+        best = self.head(state)
+        plan.serve("argmax")
+        self.argmax(best)
+        self.advance(position_read)
+        for vec, places in zip(self.logits, image.logits, strict=True):
+            for byte, index in enumerate(places.slices):
+                plan.results.append((int(places.side), index, places.row, vec.value, byte))
+
+    # Building blocks.
+
+    def gathered(
+        self, tables: Sequence[Table], where: Vec, side: Hemisphere, *, negate: bool = False
+    ) -> list[Vec]:
+        """Fetch one row of each table and keep it on a side, its sign bits turned on request."""
+        found = []
+        for table in tables:
+            stencil = Stencil(self.config, [0])
+            sink = Store(side)
+            sign = Imm(0x80000000 if negate else 0)
+            stencil.op("xor", Gathered([table], where), sign, sinks=[sink])
+            fit(self.plan, stencil)
+            found += sink.vecs
+        return found
+
+    def on_all_planes(
+        self, entries: dict[PlaneKey, list[int]], items: Sequence[int]
+    ) -> dict[Hemisphere, list[Activate]]:
+        """Return sinks that load items into the given entries of every plane, by side."""
+        return {
+            side: [
+                Activate(side, key[1], [entries[key][i] for i in items])
+                for key in self.planes
+                if key[0] is side
+            ]
+            for side in Hemisphere
+        }
+
+    def loaded(
+        self,
+        entries: dict[PlaneKey, list[int]],
+        items: Sequence[int],
+        sinks: dict[Hemisphere, list[Activate]],
+        acts: dict[PlaneKey, list[Act]],
+    ) -> None:
+        """Note in ``acts`` what sinks of ``on_all_planes`` have loaded."""
+        for side in Hemisphere:
+            for sink in sinks[side]:
+                key = (side, sink.plane)
+                for place, item in enumerate(items):
+                    acts[key][item] = Act(
+                        entries[key][item], sink.values[place], sink.ready[place]
+                    )
+
+    def linear(
+        self,
+        name: str,
+        outs: Sequence[int],
+        acts: dict[PlaneKey, list[Act]],
+        *,
+        k_major: bool = False,
+    ) -> dict[int, Acc]:
+        """Multiply; return the accumulator of each result vector of ``outs``."""
+        linear = self.image.linear[name]
+        found = {}
+        for key in self.planes:
+            mine = [out for out in linear.on(key) if out in set(outs)]
+            entries = dict(zip(mine, self.plan.accs[key].take(len(mine)), strict=True))
+            ks = range(len(acts[key]))
+            if k_major:
+                order = sorted(ks, key=lambda k: acts[key][k].ready)  # noqa: B023
+                pairs = [(out, k) for k in order for out in mine]
+            else:
+                order = list(ks)
+                pairs = [(out, k) for out in mine for k in order]
+            sums = Sums()
+            steps = [
+                Step(
+                    linear.tiles[out, k],
+                    [Use(acts[key][k], entries[out], add=k != order[0])],
+                )
+                for out, k in pairs
+            ]
+            run_steps(self.plan, *key, steps, sums)
+            for out, entry in entries.items():
+                found[out] = Acc(*key, entry, sums.value[entry], sums.ready[entry])
+        return found
+
+    def scales(self, name: str, outs: Sequence[int]) -> Constant:
+        """Return the scales of result vectors as a constant, one an item."""
+        linear = self.image.linear[name]
+        return Constant(
+            np.array([pick(self.tensors[f"{name}.scale"], linear.outs[out]) for out in outs])
+        )
+
+    def finish(self, stencil: Stencil, x: Node, store: Store, earliest: int = 0) -> State:
+        """Add to a stencil whose items are the new residual what every reader of it needs."""
+        count = len(x.offsets)
+        entries = {key: self.plan.acts[key].take(count) for key in self.planes}
+        sinks = self.on_all_planes(entries, range(count))
+        for side in Hemisphere:
+            stencil.op("f32_to_f16", x, sinks=sinks[side])
+        total = stencil.total(stencil.op("fmul", x, x))
+        lanes = stencil.op("rsum", total, single=True)
+        mean = stencil.op("fmul", lanes, Imm(bits(1.0 / self.model["hidden"])), single=True)
+        shifted = stencil.op("fadd", mean, Imm(bits(self.model["norm_eps"])), single=True)
+        r = Store(WEST)
+        stencil.op("rsqrt", shifted, single=True, sinks=[r])
+        fit(self.plan, stencil, earliest)
+        acts: dict[PlaneKey, list[Act]] = {
+            key: [Act(0, 0, 0)] * count for key in self.planes
+        }
+        self.loaded(entries, range(count), sinks, acts)
+        return State(store.vecs, acts, r.vecs[0])
+
+    # Operations of the model.
+
+    def embed(self) -> State:
+        """Look the token up."""
+        stencil = Stencil(self.config, range(len(self.image.embed)))
+        store = Store(EAST)
+        source = Gathered(self.image.embed, self.image.mailbox["token"])
+        x = stencil.op("f16_to_f32", source, sinks=[store])
+        return self.finish(stencil, x, store)
+
+    def residual(self, name: str, acts: dict[PlaneKey, list[Act]], state: State) -> State:
+        """Multiply, scale and add to the residual stream."""
+        count = len(self.image.hidden)
+        accs = self.linear(name, range(count), acts, k_major=True)
+        stencil = Stencil(self.config, range(count))
+        scaled = stencil.op(
+            "fmul", Emitted([accs[i] for i in range(count)]), self.scales(name, range(count))
+        )
+        store = Store(EAST)
+        x = stencil.op("fadd", scaled, Stored(state.x), sinks=[store])
+        return self.finish(stencil, x, store)
+
+    def feed_forward(self, prefix: str, state: State) -> dict[PlaneKey, list[Act]]:
+        """Return SiLU(gate) * up as activations."""
+        count = len(self.image.ffn)
+        entries = {key: self.plan.acts[key].take(count) for key in self.planes}
+        acts: dict[PlaneKey, list[Act]] = {
+            key: [Act(0, 0, 0)] * count for key in self.planes
+        }
+        chunk = self.config.planes * (self.config.acc_entries // 2)
+        for base in range(0, count, chunk):
+            items = range(base, min(base + chunk, count))
+            gate = self.linear(f"{prefix}.gate", items, state.acts)
+            up = self.linear(f"{prefix}.up", items, state.acts)
+            stencil = Stencil(
+                self.config, offsets([max(gate[i].ready, up[i].ready) for i in items])
+            )
+            r = Stored([state.r] * len(items))
+
+            def scaled(
+                name: str,
+                accs: dict[int, Acc],
+                stencil: Stencil = stencil,
+                r: Stored = r,
+                items: range = items,
+            ) -> Node:
+                emitted = Emitted([accs[i] for i in items])
+                product = stencil.op("fmul", emitted, self.scales(f"{prefix}.{name}", items))
+                return stencil.op("fmul", product, r)
+
+            g, u = scaled("gate", gate), scaled("up", up)
+            power = stencil.op("exp2", stencil.op("fmul", g, Imm(bits(-LOG2E))))
+            sigmoid = stencil.op("recip", stencil.op("fadd", power, Imm(bits(1.0))))
+            h = stencil.op("fmul", stencil.op("fmul", g, u), sigmoid)
+            sinks = self.on_all_planes(entries, items)
+            for side in Hemisphere:
+                stencil.op("f32_to_f16", h, sinks=sinks[side])
+            fit(self.plan, stencil)
+            self.loaded(entries, items, sinks, acts)
+        return acts
+
+    def head(self, state: State) -> Vec:
+        """Write the logits; return the largest one, in all lanes."""
+        image = self.image
+        width = len(self.planes)
+        self.logits: list[Vec] = [Vec(0)] * len(image.words)
+        chunk = width * (self.config.acc_entries // 2)
+        tops: list[Vec] = []
+        for base in range(0, len(image.words), chunk):
+            outs = range(base, min(base + chunk, len(image.words)))
+            accs = self.linear("head", outs, state.acts)
+            # One item takes a vector from every plane, each from another set of slices.
+            for first, count in _even(outs, width):
+                tops.append(self._logits(first, count, accs, state))
+        stencil = Stencil(self.config, range(len(tops)))
+        top: Node | Pick = stencil.op("fmax", Stored(tops), hold=True)
+        store = Store(WEST)
+        stencil.op("rmax", Pick(top, len(tops) - 1), single=True, sinks=[store])
+        fit(self.plan, stencil)
+        return store.vecs[0]
+
+    def _logits(self, first: int, count: int, accs: dict[int, Acc], state: State) -> Vec:
+        """Scale and store ``count`` rows of logits vectors from ``first`` on; return their max."""
+        image, width = self.image, len(self.planes)
+        used = min(width, len(image.words) - first)
+        rows = [[first + i * width + column for i in range(count)] for column in range(used)]
+        ready = [max(accs[row[i]].ready for row in rows) for i in range(count)]
+        stencil = Stencil(self.config, offsets(ready))
+        r = Stored([state.r] * count)
+        tops: list[Node] = []
+        stores = []
+        for row in rows:
+            store = Store(image.logits[row[0]].side, at=[image.logits[out] for out in row])
+            product = stencil.op(
+                "fmul", Emitted([accs[out] for out in row]), self.scales("head", row)
+            )
+            tops.append(stencil.op("fmul", product, r, sinks=[store]))
+            stores.append((row, store))
+        top = stencil.op("fmax", tree(stencil, "fmax", tops), hold=True)
+        kept = Store(WEST)
+        stencil.op("mov", Pick(top, count - 1), single=True, sinks=[kept])
+        fit(self.plan, stencil)
+        for row, store in stores:
+            for out, vec in zip(row, store.vecs, strict=True):
+                self.logits[out] = vec
+        return kept.vecs[0]
+
+    def argmax(self, best: Vec) -> None:
+        """Find the lowest token with the largest logit and leave it in the mailbox."""
+        image = self.image
+        stencil_parts: list[Vec] = []
+        width = min(2, len(image.words))
+        total = len(image.words) // width * width
+        for first, count, step in ((0, total // width, width), (total, len(image.words) - total, 1)):
+            if not count:
+                continue
+            stencil = Stencil(self.config, range(count))
+            chains = []
+            for column in range(step):
+                outs = [first + i * step + column for i in range(count)]
+                logits = Stored([self.logits[out] for out in outs])
+                hit = stencil.op("fge", logits, Stored([best] * count))
+                words = Constant(np.array([image.words[out] for out in outs], np.int32))
+                chains.append(stencil.op("select", hit, words, imm=0x7FFFFFFF))
+            low = stencil.op("imin", tree(stencil, "imin", chains), hold=True)
+            store = Store(WEST)
+            stencil.op("mov", Pick(low, count - 1), single=True, sinks=[store])
+            fit(self.plan, stencil)
+            stencil_parts += store.vecs
+        stencil = Stencil(self.config, range(len(stencil_parts)))
+        low = stencil.op("imin", Stored(stencil_parts), hold=True)
+        token = stencil.op("rimin", Pick(low, len(stencil_parts) - 1), single=True)
+        self._to_mailbox(stencil, "token", token)
+
+    def advance(self, earliest: int) -> None:
+        """Leave the next position in the mailbox."""
+        stencil = Stencil(self.config, [0])
+        position = stencil.op("iadd", Stored([self.image.mailbox["position"]]), Imm(1))
+        self._to_mailbox(stencil, "position", position, earliest)
+
+    def _to_mailbox(
+        self, stencil: Stencil, name: str, value: Node, earliest: int = 0
+    ) -> None:
+        stores = []
+        for place in self.image.mailbox[name].places:
+            store = Store(place.side, at=[place])
+            stencil.op("mov", value, single=True, sinks=[store])
+            stores.append(store)
+        fit(self.plan, stencil, earliest)
+        for store in stores:
+            place = store.vecs[0].places[0]
+            for byte, index in enumerate(place.slices):
+                row = (int(place.side), index, place.row, store.vecs[0].value, byte)
+                self.plan.results.append(row)
+
+
+def _even(outs: range, width: int) -> list[tuple[int, int]]:
+    """Cut outs into (first, number of full rows of ``width``), a rest row last."""
+    full = len(outs) // width
+    cuts = [(outs.start, full)] if full else []
+    return cuts + ([(outs.start + full * width, 1)] if len(outs) % width else [])

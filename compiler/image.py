@@ -1,0 +1,296 @@
+"""The memory image of a model: weights, cache, tables, mailboxes; shared by all buckets."""
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waterclock.compiler.array import Tile
+from waterclock.compiler.layout import (
+    Channels,
+    KeyPack,
+    Shape,
+    ValuePack,
+    key_packs,
+    plain,
+    tile,
+    value_packs,
+    vocabulary,
+)
+from waterclock.compiler.memory import Memory, Place, Vec
+from waterclock.compiler.quantise import Quantised
+from waterclock.compiler.stencil import Region, Table
+from waterclock.isa.config import Config
+from waterclock.isa.floorplan import Hemisphere
+
+PlaneKey = tuple[Hemisphere, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A weight matrix in tiles: which plane makes which result vector, and where its tiles are."""
+
+    outs: list[Channels]
+    plane_of: list[PlaneKey]
+    tiles: dict[tuple[int, int], Tile]  #: (result vector, contraction vector)
+
+    def on(self, key: PlaneKey) -> list[int]:
+        """Return the result vectors that a plane makes, in order."""
+        return [out for out, plane in enumerate(self.plane_of) if plane == key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """One vector of the cache: its two byte planes on each plane that holds some of it."""
+
+    regions: dict[PlaneKey, tuple[Region, Region]]  #: low and high byte
+
+
+class Image:
+    """Allocates and fills everything of a model that does not depend on the bucket."""
+
+    def __init__(self, quantised: Quantised, config: Config, context: int):
+        model = quantised.model
+        self.quantised, self.config, self.context = quantised, config, context
+        self.memory = Memory(config)
+        self.planes: list[PlaneKey] = [
+            (side, plane) for plane in range(config.planes) for side in Hemisphere
+        ]
+        self.shape = Shape(
+            *(model[n] for n in ("hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab"))
+        )
+        vector = config.vector
+        self.loads = vector // config.load_streams
+        self.tiles = -(-context // vector)  # tiles of positions
+        self.hidden = plain(self.shape.hidden, vector)
+        self.ffn = plain(self.shape.ffn, vector)
+        self.words = vocabulary(self.shape.vocab, vector)
+        self.key_packs: list[KeyPack] = key_packs(self.shape, vector)
+        self.value_packs: list[ValuePack] = value_packs(self.shape, vector)
+        self.weight_bytes = 0
+        self._mailboxes()
+        self.linear: dict[str, Linear] = {}
+        self.keys: dict[tuple[int, int, int, int], Cache] = {}  # layer, pack, pair, part
+        self.values: dict[tuple[int, int, int], Cache] = {}  # layer, pack, part
+        for layer in range(model["layers"]):
+            self._layer(layer)
+        self._linear("head", self.words, self.hidden, self._spread(len(self.words)), k_major=False)
+        self.ones = {key: self._ones(key) for key in self.planes}
+        self._caches()
+        self._tables()
+
+    def _spread(self, count: int) -> list[PlaneKey]:
+        """Deal result vectors to the planes in turn."""
+        return [self.planes[i % len(self.planes)] for i in range(count)]
+
+    def _sides(self, count: int, side: Hemisphere) -> list[PlaneKey]:
+        """Deal result vectors to the planes of one hemisphere in turn."""
+        return [(side, i % self.config.planes) for i in range(count)]
+
+    def _mailboxes(self) -> None:
+        """Place what the host writes: token and position, 32 bits in every lane, on both sides."""
+        self.mailbox: dict[str, Vec] = {}
+        memory, config = self.memory, self.config
+        for name in ("token", "position"):
+            vec = Vec(memory.value())
+            for side in Hemisphere:
+                slices = memory.slices_of(0)
+                row = memory.rows(side, slices, 1)
+                for byte, index in enumerate(slices):
+                    zero = np.zeros((1, config.vector), np.uint8)
+                    memory.load(side, index, row, zero, value=vec.value, byte=byte)
+                vec.places.append(Place(side, slices, row, 0))
+            self.mailbox[name] = vec
+        self.logits: list[Place] = []
+        sets = memory.sets[-len(self.planes) :]  # far from where operands are read
+        share = -(-len(self.words) // len(sets))
+        first = {s: memory.rows(s[0], memory.slices_of(s[1]), share) for s in sets}
+        for index in range(len(self.words)):
+            side, number = sets[index % len(sets)]
+            row = first[side, number] + index // len(sets)
+            self.logits.append(Place(side, memory.slices_of(number), row, 0))
+
+    def _layer(self, layer: int) -> None:
+        prefix = f"layers.{layer}"
+        both = Hemisphere.WEST, Hemisphere.EAST
+        keys = [pair for pack in self.key_packs for pair in pack.keys]
+        queries = [pair for pack in self.key_packs for member in pack.queries for pair in member]
+        for name, pairs in (("k", keys), ("q", queries)):
+            outs = [pair[part] for pair in pairs for part in (0, 1)]
+            planes = [
+                (both[part], i % self.config.planes) for i in range(len(pairs)) for part in (0, 1)
+            ]
+            self._linear(f"{prefix}.{name}", outs, self.hidden, planes, k_major=False)
+        values = [vec for pack in self.value_packs for vec in pack.values]
+        self._linear(
+            f"{prefix}.v", values, self.hidden, self._spread(len(values)), k_major=False
+        )
+        outputs = [v for pack in self.value_packs for member in pack.outputs for v in member]
+        spread = self._spread(len(self.hidden))
+        self._linear(f"{prefix}.o", self.hidden, outputs, spread, k_major=True)
+        for name, side in (("gate", Hemisphere.WEST), ("up", Hemisphere.EAST)):
+            planes = self._sides(len(self.ffn), side)
+            self._linear(f"{prefix}.{name}", self.ffn, self.hidden, planes, k_major=False)
+        self._linear(f"{prefix}.down", self.hidden, self.ffn, spread, k_major=True)
+
+    def _linear(
+        self,
+        name: str,
+        outs: list[Channels],
+        ins: list[Channels],
+        planes: list[PlaneKey],
+        *,
+        k_major: bool,
+    ) -> None:
+        """Cut a weight matrix into tiles and load them in the order in which they are used."""
+        weights = self.quantised.tensors[f"{name}.weight"]
+        self.weight_bytes += weights.size
+        found = Linear(outs, planes, {})
+        for key in self.planes:
+            mine = found.on(key)
+            pairs = [(out, k) for out in mine for k in range(len(ins))]
+            if k_major:
+                pairs.sort(key=lambda pair: (pair[1], pair[0]))
+            if not pairs:
+                continue
+            blocks = np.array([tile(weights, outs[out], ins[k]) for out, k in pairs])
+            for pair, placed in zip(pairs, self._tiles(key, blocks), strict=True):
+                found.tiles[pair] = placed
+        self.linear[name] = found
+
+    def _tiles(self, key: PlaneKey, blocks: NDArray[np.int8]) -> list[Tile]:
+        """Load tiles (n, vector, vector) into a plane's weight slices."""
+        memory, config, loads = self.memory, self.config, self.loads
+        slices = memory.plane_slices(key[1])
+        count = len(blocks)
+        row = memory.rows(key[0], slices, count * loads)
+        first = [memory.value() for _ in range(count)][0]
+        parts = blocks.view(np.uint8).reshape(count, loads, config.load_streams, config.vector)
+        for offset, index in enumerate(slices):
+            data = parts[:, :, offset, :].reshape(count * loads, config.vector)
+            memory.image[int(key[0]), index, row] = np.ascontiguousarray(data)
+            for part in range(loads):
+                memory.mean(
+                    key[0],
+                    index,
+                    row + part,
+                    count,
+                    value=first,
+                    value_step=1,
+                    byte=part * config.load_streams + offset,
+                    row_step=loads,
+                )
+        return [Tile(first + i, row + i * loads) for i in range(count)]
+
+    def _ones(self, key: PlaneKey) -> Tile:
+        vector = self.config.vector
+        return self._tiles(key, np.ones((1, vector, vector), np.int8))[0]
+
+    def local_tiles(self, key: PlaneKey) -> int:
+        """Return how many tiles of positions a plane holds of the keys."""
+        return -(-(self.tiles - self.planes.index(key)) // len(self.planes))
+
+    def _cache(self, keys: list[PlaneKey], tiles: dict[PlaneKey, int]) -> Cache:
+        memory, config = self.memory, self.config
+        regions = {}
+        for key in keys:
+            slices = memory.plane_slices(key[1])
+            count = tiles[key] * self.loads + 1
+            pair = []
+            for byte in (0, 1):
+                base = memory.rows(key[0], slices, count, one_bank=True)
+                values = [memory.value() for _ in range(max(1, tiles[key]))]
+                zero = np.zeros((count, config.vector), np.uint8)
+                for index in slices:
+                    memory.image[int(key[0]), index, base] = zero
+                pair.append(
+                    Region(key[0], slices, base, count, values[0], byte, self.loads)
+                )
+            regions[key] = (pair[0], pair[1])
+        return Cache(regions)
+
+    def _caches(self) -> None:
+        """Place the cache: keys by tiles of positions over all planes, values whole on one."""
+        local = {key: self.local_tiles(key) for key in self.planes}
+        for layer in range(self.quantised.model["layers"]):
+            for pack, found in enumerate(self.key_packs):
+                for pair in range(len(found.keys)):
+                    for part in (0, 1):
+                        self.keys[layer, pack, pair, part] = self._cache(self.planes, local)
+            number = 0
+            for pack, packed in enumerate(self.value_packs):
+                for part in range(len(packed.values)):
+                    key = self.planes[number % len(self.planes)]
+                    self.values[layer, pack, part] = self._cache([key], {key: self.tiles})
+                    number += 1
+
+    def value_plane(self, pack: int, part: int) -> PlaneKey:
+        """Return the plane that holds a vector of the values."""
+        return next(iter(self.values[0, pack, part].regions))
+
+    def _table(self, side: Hemisphere, columns: list[NDArray[np.uint8]]) -> Table:
+        """Load byte columns (rows, vector) into the least filled weight slices of a side."""
+        memory = self.memory
+        first = memory.data_slices
+        groups = [
+            tuple(range(i, i + len(columns)))
+            for i in range(first, self.config.slices - len(columns) + 1, len(columns))
+        ]
+        slices = min(groups, key=lambda g: (max(memory.next_row[side, i] for i in g), g))
+        count = len(columns[0])
+        row = memory.rows(side, slices, count, one_bank=True)
+        for column, index in zip(columns, slices, strict=True):
+            memory.image[int(side), index, row] = np.ascontiguousarray(column)
+        return Table(side, slices, row, count)
+
+    def _tables(self) -> None:
+        """Place what is looked up by token or position."""
+        vector, config = self.config.vector, self.config
+        embed = self.quantised.tensors["embed"]
+        self.embed = []
+        for number, channels in enumerate(self.hidden):
+            rows = np.zeros((len(embed), vector), np.float16)
+            rows[:, channels >= 0] = embed[:, channels[channels >= 0]]
+            planes = rows.view(np.uint8).reshape(len(embed), vector, 2)
+            side = Hemisphere(number % 2)
+            self.embed.append(self._table(side, [planes[..., byte] for byte in range(2)]))
+        self.rotary: dict[str, list[Table]] = {}
+        dims = self.key_packs[0].dims  # every pack has the same rotary pairs in its lanes
+        for name, side in (("cos", Hemisphere.WEST), ("sin", Hemisphere.EAST)):
+            angles = self.quantised.tensors[f"rope.{name}"][: self.context]
+            tables = []
+            for dim in dims:
+                rows = np.where(dim >= 0, angles[:, np.maximum(dim, 0)], np.float32(0))
+                tables.append(self._table(side, _planes(rows.astype(np.float32))))
+            self.rotary[name] = tables
+        lanes, streams = config.lanes, config.load_streams
+        position = np.arange(self.context)
+        slice_of = position % streams
+        block, part = position // vector, position % vector // streams
+        self.key_maps: dict[PlaneKey, list[Table]] = {}
+        self.value_maps: dict[Hemisphere, list[Table]] = {}
+
+        def tables(side: Hemisphere, hit: NDArray[np.bool_], row: NDArray[np.int64],
+                   spare: int) -> list[Table]:  # fmt: skip
+            found = []
+            for first in range(0, streams, lanes):
+                lane = first + np.arange(vector) % lanes
+                chosen = hit[:, None] & (slice_of[:, None] == lane)
+                rows = np.where(chosen, row[:, None], spare).astype(np.int32)
+                found.append(self._table(side, _planes(rows)))
+            return found
+
+        for number, key in enumerate(self.planes):
+            hit = block % len(self.planes) == number
+            row = block // len(self.planes) * self.loads + part
+            spare = self.local_tiles(key) * self.loads
+            self.key_maps[key] = tables(key[0], hit, row, spare)
+        for side in Hemisphere:
+            row = block * self.loads + part
+            self.value_maps[side] = tables(side, row >= 0, row, self.tiles * self.loads)
+
+
+def _planes(rows: NDArray[np.generic]) -> list[NDArray[np.uint8]]:
+    """Return the four byte planes of 32-bit rows."""
+    planes = np.ascontiguousarray(rows).view(np.uint8).reshape(*rows.shape, 4)
+    return [np.ascontiguousarray(planes[..., byte]) for byte in range(4)]

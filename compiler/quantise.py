@@ -1,0 +1,96 @@
+"""Precision, chosen per tensor: a checkpoint becomes the numbers that the machine computes with.
+
+Weights are int8 with one fp32 scale for each output channel; norm gains are folded into the
+weights that follow them, so that a norm is one number a token. The key and value cache holds 16
+bit integers with a fixed step for each channel: a bound of the channel that no input exceeds,
+over 32,700 (rotary pairs share one). The steps are folded into the scales, as is the factor of
+the softmax, so that they cost nothing. The embedding is f16. Everything else is fp32.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waterclock.compiler.checkpoint import Checkpoint
+
+CACHE_RANGE = 32700  #: largest cache integer that the bound of a channel may reach
+MARGIN = 1.01  #: activations are rounded to f16 before they are bounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """What the machine computes with.
+
+    ``model``: hyperparameters (plain numbers). ``tensors``: for every linear map "NAME.weight"
+    (out, in) int8 and "NAME.scale" (out,) float32; "layers.I.v_step" (kv channels,) float32;
+    "embed" (vocab, hidden) float16; "rope.cos", "rope.sin" (context, head_dim / 2) float32.
+    """
+
+    name: str
+    model: dict[str, Any]
+    tensors: dict[str, NDArray[Any]]
+
+
+def quantise_rows(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8], NDArray[Any]]:
+    """Return int8 weights (out, in) and float64 scales (out,): largest magnitude over 127."""
+    scales = np.abs(weights).max(axis=1) / 127.0
+    scales[scales == 0] = 1.0
+    rounded = np.rint(weights / scales[:, None])
+    return np.clip(rounded, -127, 127).astype(np.int8), scales
+
+
+def quantise(checkpoint: Checkpoint) -> Quantised:
+    """Return the machine's numbers for a checkpoint."""
+    source = {name: array.astype(np.float64) for name, array in checkpoint.tensors.items()}
+    tensors: dict[str, NDArray[Any]] = {}
+
+    def linear(name: str, weights: NDArray[np.float64], factor: Any = 1.0) -> NDArray[np.float64]:
+        """Quantise; multiply the scales by ``factor`` (out,); return what the weights became."""
+        integers, scales = quantise_rows(weights)
+        tensors[f"{name}.weight"] = integers
+        tensors[f"{name}.scale"] = (scales * factor).astype(np.float32)
+        return integers * scales[:, None]
+
+    half = checkpoint.head_dim // 2
+    groups = checkpoint.heads // checkpoint.kv_heads
+    reach = MARGIN * np.sqrt(checkpoint.hidden)  # norm of a normalised activation, at most
+    for index in range(checkpoint.layers):
+        prefix = f"layers.{index}"
+        norm = source[f"{prefix}.attn_norm"]
+        keys = source[f"{prefix}.k"] * norm
+        values = source[f"{prefix}.v"] * norm
+
+        bound = np.linalg.norm(keys, axis=1).reshape(-1, 2, half) * reach
+        pair = np.sqrt((bound**2).sum(axis=1, keepdims=True))
+        step = np.maximum(np.broadcast_to(pair, bound.shape).reshape(-1), 1e-20) / CACHE_RANGE
+        linear(f"{prefix}.k", keys, 1.0 / step)
+        queries = source[f"{prefix}.q"] * norm
+        softmax = np.log2(np.e) / np.sqrt(checkpoint.head_dim)
+        by_query = np.repeat(step.reshape(-1, checkpoint.head_dim), groups, axis=0).reshape(-1)
+        linear(f"{prefix}.q", queries, by_query * softmax)
+
+        v_step = np.maximum(np.linalg.norm(values, axis=1) * reach, 1e-20) / CACHE_RANGE
+        linear(f"{prefix}.v", values, 1.0 / v_step)
+        tensors[f"{prefix}.v_step"] = v_step.astype(np.float32)
+        linear(f"{prefix}.o", source[f"{prefix}.o"])
+        norm = source[f"{prefix}.ffn_norm"]
+        linear(f"{prefix}.gate", source[f"{prefix}.gate"] * norm)
+        linear(f"{prefix}.up", source[f"{prefix}.up"] * norm)
+        linear(f"{prefix}.down", source[f"{prefix}.down"])
+    head = source["embed"] if checkpoint.tied else source["head"]
+    linear("head", head * source["final_norm"])
+    tensors["embed"] = np.clip(source["embed"], -65504, 65504).astype(np.float16)
+    frequency = checkpoint.rope_theta ** (-np.arange(half) / half)
+    angles = np.arange(checkpoint.context)[:, None] * frequency
+    tensors["rope.cos"] = np.cos(angles).astype(np.float32)
+    tensors["rope.sin"] = np.sin(angles).astype(np.float32)
+    names = ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context")
+    model: dict[str, Any] = {name: getattr(checkpoint, name) for name in names}
+    model |= {
+        "norm_eps": checkpoint.norm_eps,
+        "bos": checkpoint.bos,
+        "eos": list(checkpoint.eos),
+    }
+    return Quantised(checkpoint.name, model, tensors)

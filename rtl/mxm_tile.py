@@ -1,0 +1,161 @@
+"""A block of an MXM plane's array: weights, multipliers, and the exact sum of its rows."""
+
+from collections.abc import Sequence
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from waterclock.isa.config import Config
+
+BYTE = 8
+FIXED_BITS = 42  #: of an activation in two's complement, see ``numerics.f16_to_fixed``
+DIGIT_BITS = 14  #: of an activation that is multiplied in three passes
+LARGEST_TILE = 64  #: rows of a block: a product modulo 2^sum_bits then takes 64 bits
+
+
+def tile_size(config: Config) -> int:
+    """Return the rows and columns of a block: the largest divisor of the vector up to 64."""
+    sizes = range(1, min(config.vector, LARGEST_TILE) + 1)
+    return max(size for size in sizes if config.vector % size == 0)
+
+
+def sum_bits(rows: int) -> int:
+    """Return the width, in two's complement, of the sum of ``rows`` products."""
+    return FIXED_BITS + BYTE + ceil_log2(rows)
+
+
+def activation_bits(config: Config, rows: int) -> int:
+    """Return the bits of an activation at the input of a block.
+
+    A whole activation comes with its sign extended to the width of the sum: arithmetic is modulo
+    a power of two then and needs no signs, which a simulator computes four times as fast. A
+    digit has a sign bit, which only that of the first pass uses.
+    """
+    return sum_bits(rows) if config.digits == 1 else DIGIT_BITS + 1
+
+
+def _sum(terms: Sequence[Value], width: int) -> Value:
+    """Return the sum of terms modulo 2^width, as a balanced tree."""
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2], strict=False)
+        odd = terms[len(terms) & ~1 :]
+        terms = [*((a + b)[:width] for a, b in pairs), *odd]
+    return terms[0]
+
+
+class MACTile(wiring.Component):
+    """A block of the array: double-buffered weights and a multiplier for each.
+
+    The multipliers take the weights as unsigned bytes. A signed weight w enters as w + 128, and
+    128 times the sum of the activations is taken off again, once for all columns.
+
+    Parameters
+    ----------
+    config : Config
+        Uses ``load_streams`` and ``digits``.
+    rows, columns : int
+        Size of the block.
+
+    Members
+    -------
+    load : In(1)
+        Write ``weights`` into the buffer.
+    by_column : In(1)
+        The vectors are columns, not rows.
+    enables : In(max(rows, columns))
+        Rows (columns) that are written; row r takes vector r modulo ``load_streams``.
+    weights : In(load_streams * max(rows, columns) * 8)
+        The vectors' bytes for this block.
+    install : In(1)
+        Copy the buffer to the array.
+    multiply : In(1)
+        ``activations`` are valid.
+    again : In(1)
+        They are a further, lower digit of the activations before.
+    unsigned_weights : In(1)
+        Weights count as 0 to 255.
+    activations : In(rows * activation_bits)
+        Whole activations or digits.
+    sums : Out(columns * sum_bits)
+        One sum for each column, two's complement.
+
+    Timing
+    ------
+    ``load`` and ``install`` take effect in the next cycle; one that installs while it loads takes
+    the buffer as it was. ``sums`` change in the cycle after ``multiply``.
+    """
+
+    def __init__(self, config: Config, rows: int, columns: int):
+        self.config, self.rows, self.columns = config, rows, columns
+        longest = max(rows, columns)
+        super().__init__(
+            {
+                "load": In(1),
+                "by_column": In(1),
+                "enables": In(longest),
+                "weights": In(config.load_streams * longest * BYTE),
+                "install": In(1),
+                "multiply": In(1),
+                "again": In(1),
+                "unsigned_weights": In(1),
+                "activations": In(rows * activation_bits(config, rows)),
+                "sums": Out(columns * sum_bits(rows)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        width = self.columns * BYTE
+        buffer = [Signal(width, name=f"buffer_{k}", reset_less=True) for k in range(self.rows)]
+        array = [Signal(width, name=f"array_{k}", reset_less=True) for k in range(self.rows)]
+        self._load(m, buffer)
+        with m.If(self.install):
+            m.d.sync += [row.eq(new) for row, new in zip(array, buffer, strict=True)]
+        self._multiply(m, array)
+        return m
+
+    def _load(self, m: Module, buffer: Sequence[Signal]) -> None:
+        vectors, longest = self.config.load_streams, max(self.rows, self.columns)
+        arriving = [self.weights.word_select(i, longest * BYTE) for i in range(vectors)]
+        with m.If(self.load & ~self.by_column):
+            for k, row in enumerate(buffer):
+                with m.If(self.enables[k]):
+                    m.d.sync += row.eq(arriving[k % vectors])
+        with m.If(self.load & self.by_column):
+            for n in range(self.columns):
+                with m.If(self.enables[n]):
+                    column = arriving[n % vectors]
+                    m.d.sync += [
+                        row.word_select(n, BYTE).eq(column.word_select(k, BYTE))
+                        for k, row in enumerate(buffer)
+                    ]
+
+    def _multiply(self, m: Module, array: Sequence[Signal]) -> None:
+        bits, width = activation_bits(self.config, self.rows), sum_bits(self.rows)
+        whole = self.config.digits == 1
+        # Of three passes, each sum is small; the register then takes the passes together.
+        partial = width if whole else bits + BYTE + ceil_log2(self.rows)
+        activations = [
+            Signal(bits if whole else signed(bits), name=f"activation_{k}")
+            for k in range(self.rows)
+        ]
+        m.d.comb += Cat(activations).eq(self.activations)
+        flip, excess = Signal(BYTE), Signal(partial)
+        m.d.comb += flip.eq(Mux(self.unsigned_weights, 0, 1 << BYTE - 1))
+        # Not an If: a simulator evaluates what stands in a Mux only when it is chosen.
+        total = Cat(C(0, BYTE - 1), _sum(activations, partial))[:partial]
+        m.d.comb += excess.eq(Mux(self.multiply & ~self.unsigned_weights, -total, 0))
+        for n in range(self.columns):
+            products = [
+                (activation * (row.word_select(n, BYTE) ^ flip))[:partial]
+                for activation, row in zip(activations, array, strict=True)
+            ]
+            new = _sum([*products, excess], partial)
+            register = Signal(width, name=f"sum_{n}", reset_less=True)
+            if not whole:
+                before = Mux(self.again, Cat(C(0, DIGIT_BITS), register)[:width], 0)
+                new = (before + new.as_signed())[:width]
+            m.d.sync += register.eq(Mux(self.multiply, new, register))
+            m.d.comb += self.sums[n * width : (n + 1) * width].eq(register)

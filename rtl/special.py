@@ -1,0 +1,167 @@
+"""exp2, recip and rsqrt of one VXM lane; the algorithms are stated in isa/numerics.py."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from waterclock.isa.numerics import INF, NAN
+from waterclock.isa.special import (
+    C0_BITS,
+    C1_BITS,
+    INDEX_BITS,
+    N_BITS,
+    R_BITS,
+    U_BITS,
+    WORD_BITS,
+    Segment,
+    rom,
+)
+from waterclock.rtl.fp import BIAS, STAGES, Unpacked, shift_right, stage
+
+ADDRESS_BITS = INDEX_BITS + 2
+
+
+class SpecialROM(wiring.Component):
+    """The coefficients: one memory with a read port for each lane.
+
+    Parameters
+    ----------
+    lanes : int
+
+    Members
+    -------
+    enable : In(1)
+        Whether the addresses are taken.
+    address : In(lanes * ADDRESS_BITS)
+        Addresses of the lanes.
+    word : Out(lanes * WORD_BITS)
+        Their words, in the next cycle.
+    """
+
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        super().__init__(
+            {
+                "enable": In(1),
+                "address": In(lanes * ADDRESS_BITS),
+                "word": Out(lanes * WORD_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = Memory(shape=WORD_BITS, depth=len(rom()), init=rom())
+        for lane in range(self.lanes):
+            port = memory.read_port()
+            m.d.comb += port.en.eq(self.enable)
+            m.d.comb += port.addr.eq(self.address.word_select(lane, ADDRESS_BITS))
+            m.d.comb += self.word.word_select(lane, WORD_BITS).eq(port.data)
+        return m
+
+
+class SpecialFunctions(wiring.Component):
+    """2^a, 1 / a or 1 / sqrt(a); a pipeline like those of ``rtl/fp.py``.
+
+    Members
+    -------
+    enable : In(3)
+        Which stages take a value in this cycle.
+    exp2, rsqrt : In(1)
+        The function, reciprocal if neither; belongs to the operand.
+    a : In(32)
+        Operand.
+    rom_address : Out(ADDRESS_BITS)
+        Address for ``SpecialROM``, to be taken together with stage 2.
+    rom_word : In(WORD_BITS)
+        What is there.
+    result : Out(32)
+        Combinational from the third stage.
+    """
+
+    enable: In(STAGES)
+    exp2: In(1)
+    rsqrt: In(1)
+    a: In(32)
+    rom_address: Out(ADDRESS_BITS)
+    rom_word: In(WORD_BITS)
+    result: Out(32)
+
+    def elaborate(self, platform):
+        m = Module()
+        s1 = {"a": self.a, "exp2": self.exp2, "rsqrt": self.rsqrt}
+        s1 = stage(m, self.enable[0], s1, "s1")
+
+        # To a segment, its argument, and the exponent field less one.
+        a = Unpacked(m, s1["a"], "a")
+        segment, argument, exponent = Signal(Segment), Signal(U_BITS), Signal(signed(10))
+        found = {"sign": Signal(name="sign")} | {
+            name: Signal(name=f"is_{name}") for name in ("nan", "inf", "zero")
+        }
+        m.d.comb += found["nan"].eq(a.nan)
+        with m.If(s1["exp2"]):
+            fixed = self._fixed(m, a)
+            m.d.comb += [
+                segment.eq(Segment.EXP2),
+                argument.eq(fixed[:U_BITS]),
+                exponent.eq(fixed[U_BITS:].as_signed() + BIAS - 1),
+                found["inf"].eq((a.exponent >= BIAS + 7) & ~a.sign),
+                found["zero"].eq((a.exponent >= BIAS + 7) & a.sign | (exponent < 0)),
+            ]
+        with m.Elif(s1["rsqrt"]):
+            half = (a.exponent + 1) >> 1
+            m.d.comb += [
+                segment.eq(Mux(a.exponent[0], Segment.RSQRT, Segment.RSQRT2)),
+                argument.eq(a.fraction << 2),
+                exponent.eq(BIAS + 62 - half),
+                found["nan"].eq(a.nan | a.sign & ~a.zero),
+                found["inf"].eq(a.zero),
+                found["zero"].eq(a.inf),
+            ]
+        with m.Else():
+            m.d.comb += [
+                segment.eq(Segment.RECIP),
+                argument.eq(a.fraction << 2),
+                exponent.eq(2 * BIAS - 2 - a.exponent),
+                found["sign"].eq(a.sign),
+                found["inf"].eq(a.zero),
+                found["zero"].eq(a.inf),
+            ]
+        m.d.comb += self.rom_address.eq(Cat(argument[R_BITS:], segment))
+        # Inverting the highest bit subtracts half an interval.
+        r = Cat(argument[: R_BITS - 1], ~argument[R_BITS - 1]).as_signed()
+        s2 = stage(m, self.enable[1], found | {"r": r, "exponent": exponent}, "s2")
+
+        c0, c1 = self.rom_word[:C0_BITS], self.rom_word[C0_BITS : C0_BITS + C1_BITS].as_signed()
+        c2, slope = self.rom_word[C0_BITS + C1_BITS :], Signal(signed(C1_BITS + R_BITS + 1))
+        m.d.comb += slope.eq(Cat(C(0, R_BITS - 1), C(1, 1), c1).as_signed() + c2 * s2["r"])
+        s3 = {name: s2[name] for name in (*found, "r", "exponent")}
+        s3 |= {"c0": c0, "p": slope[R_BITS:]}
+        s3 = stage(m, self.enable[2], s3, "s3")
+
+        total, field = Signal(signed(46)), Signal(signed(11))
+        m.d.comb += total.eq(Cat(C(0, 15), s3["c0"]) + s3["p"].as_signed() * s3["r"])
+        n = total[20 : 20 + N_BITS]
+        # The hidden bit of n, or its carry, is added to the exponent field.
+        m.d.comb += field.eq(s3["exponent"] + n[23:])
+        with m.If(s3["nan"]):
+            m.d.comb += self.result.eq(NAN)
+        with m.Elif(s3["inf"]):
+            m.d.comb += self.result.eq(Cat(C(INF, 31), s3["sign"]))
+        with m.Elif(s3["zero"] | (field <= 0)):
+            m.d.comb += self.result.eq(Cat(C(0, 31), s3["sign"]))
+        with m.Else():
+            m.d.comb += self.result.eq(Cat(n[:23], field[:8], s3["sign"]))
+        return m
+
+    def _fixed(self, m: Module, a: Unpacked) -> Value:
+        """Return a in units of 2^-25, rounded: 9 bits of integer, signed, above 25 of fraction."""
+        down, fixed = Signal(8), Signal(34)
+        m.d.comb += down.eq(BIAS + 6 - a.exponent)
+        amount = Mux(down[6:].any(), 63, down[:6])
+        size = Signal(33)
+        m.d.comb += size.eq(Cat(C(0, 9), a.significand) >> amount)
+        m.d.comb += fixed.eq(Cat(size, C(0, 1)) ^ a.sign.replicate(34))
+        total = Signal(35)
+        m.d.comb += total.eq(fixed.as_signed() + Mux(a.sign, 2, 1))
+        return total[1:]
