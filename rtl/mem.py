@@ -1,5 +1,8 @@
 """MEM: the tile of one slice in one superlane, and a group of slices with its stream column."""
 
+import operator
+from functools import reduce
+
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -28,17 +31,17 @@ def _field(word: Value, op: type[Instruction], name: str) -> Value:
 def _choose(m: Module, index: Value, choices: list[Value], target: Signal) -> None:
     """Assign ``choices[index]`` to ``target``.
 
-    A tree of Ifs: small on an FPGA, and a simulator walks one path of it.
+    Few bits of the index are looked at, and a flat Switch takes the fewest LUTs.
     """
-    if len(choices) == 1:
-        m.d.comb += target.eq(choices[0])
-        return
-    bits = ceil_log2(len(choices))
-    half = 1 << bits - 1
-    with m.If(index[bits - 1]):
-        _choose(m, index, choices[half:], target)
-    with m.Else():
-        _choose(m, index, choices[:half], target)
+    with m.Switch(index[: ceil_log2(len(choices))]):
+        for number, choice in enumerate(choices):
+            with m.Case(number):
+                m.d.comb += target.eq(choice)
+
+
+def _any_of(values: list[Value]) -> Value:
+    """Return the bitwise or of ``values``."""
+    return reduce(operator.or_, values)
 
 
 class MEMTile(wiring.Component):
@@ -117,10 +120,10 @@ class MEMTile(wiring.Component):
 
     def _stream(self, m: Module, code: Value, span: int, target: Signal) -> None:
         """Sample ``span`` neighbouring streams; the first number is a multiple of ``span``."""
-        number, width = code[exact_log2(span) : ID_BITS], len(target)
+        each, width = self.config.streams // span, len(target)
+        number = code[exact_log2(span) :][: ceil_log2(each)]
         choices = [
-            [way[low : low + width] for low in range(0, len(way), width)]
-            for way in (self.east, self.west)
+            [way.word_select(i, width) for i in range(each)] for way in (self.east, self.west)
         ]
         with m.If(code[ID_BITS]):
             _choose(m, number, choices[1], target)
@@ -328,17 +331,21 @@ class MEMGroup(wiring.Component):
     def _column(self, m: Module, tiles: list[tuple[Signal, Signal, Signal, Signal]]) -> None:
         """Step the stream registers; what a slice drives takes the place of what arrives."""
         width = self.config.lanes * BYTE
-        columns = []
-        for way in ("east", "west"):
+        number_bits = ceil_log2(self.config.streams)
+        drives = [
+            (valid, Cat(dst[:number_bits], dst[ID_BITS]), data) for valid, dst, data, _ in tiles
+        ]
+        for direction, way in enumerate(("east", "west")):
             column = Signal(self.config.streams * width, name=f"{way}_column", reset_less=True)
-            m.d.sync += column.eq(getattr(self, f"{way}_in"))
             m.d.comb += getattr(self, way).eq(column)
-            columns.append(column)
-        # The outer condition spares a simulator the others in most cycles.
-        with m.If(Cat(valid for valid, _, _, _ in tiles).any()):
-            for valid, dst, data, _ in tiles:
-                with m.If(valid), m.Switch(dst):
-                    for direction, column in enumerate(columns):
-                        for number in range(self.config.streams):
-                            with m.Case(direction << ID_BITS | number):
-                                m.d.sync += column.word_select(number, width).eq(data)
+            m.d.sync += column.eq(getattr(self, f"{way}_in"))
+            # The outer condition spares a simulator the others in most cycles.
+            with m.If(Cat(valid for valid, _, _ in drives).any()):
+                for number in range(self.config.streams):
+                    code = direction << number_bits | number
+                    hits = Signal(len(tiles), name=f"{way}_{number}_hits")
+                    m.d.comb += hits.eq(Cat(valid & (dst == code) for valid, dst, _ in drives))
+                    # There is one hit at most, so that no order of precedence is needed.
+                    with m.If(hits.any()):
+                        masked = [Mux(hits[i], data, 0) for i, (_, _, data) in enumerate(drives)]
+                        m.d.sync += column.word_select(number, width).eq(_any_of(masked))

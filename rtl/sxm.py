@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
 
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, word_bits
@@ -94,15 +94,19 @@ class SXMShift(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
-        windows = rotations(config) * window_lanes(config) * 8
-        ports: dict[str, Out | In] = {}
+        super().__init__(self.ports(config))
+
+    @staticmethod
+    def ports(config: Config) -> dict[str, Member]:
+        """Return the members by name."""
+        ports: dict[str, Member] = {}
         for k in range(config.superlanes):
             ports[f"word_{k}"] = In(word_bits(QUEUES["shift"]))
             ports[f"operands_{k}"] = In(rotations(config) * config.lanes * 8)
             ports[f"count_{k}"] = Out(COUNT_BITS)
             ports[f"dst_{k}"] = Out(STREAM_BITS)
-            ports[f"windows_{k}"] = Out(windows)
-        super().__init__(ports)
+            ports[f"windows_{k}"] = Out(rotations(config) * window_lanes(config) * 8)
+        return ports
 
     def elaborate(self, platform):
         m = Module()
@@ -184,15 +188,19 @@ class SXMPermute(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
-        width = config.lanes * 8
-        ports: dict[str, Out | In] = {}
+        super().__init__(self.ports(config))
+
+    @staticmethod
+    def ports(config: Config) -> dict[str, Member]:
+        """Return the members by name."""
+        ports: dict[str, Member] = {}
         for k in range(config.superlanes):
             ports[f"word_{k}"] = In(word_bits(QUEUES["permute"]))
-            ports[f"operands_{k}"] = In(PERMUTE_OPERANDS * width)
+            ports[f"operands_{k}"] = In(PERMUTE_OPERANDS * config.lanes * 8)
             ports[f"valid_{k}"] = Out(1)
             ports[f"dst_{k}"] = Out(STREAM_BITS)
-            ports[f"result_{k}"] = Out(width)
-        super().__init__(ports)
+            ports[f"result_{k}"] = Out(config.lanes * 8)
+        return ports
 
     def elaborate(self, platform):
         m = Module()
@@ -259,7 +267,7 @@ class SXM(wiring.Component):
     def __init__(self, config: Config):
         self.config = config
         width = config.streams * config.lanes * 8
-        ports: dict[str, Out | In] = {queue: In(word_bits(kind)) for queue, kind in QUEUES.items()}
+        ports = {queue: In(word_bits(kind)) for queue, kind in QUEUES.items()}
         for k in range(config.superlanes):
             for way in ("east", "west"):
                 ports[f"{way}_{k}"] = In(width)
@@ -269,43 +277,38 @@ class SXM(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        superlanes = range(self.config.superlanes)
-        parts = sxm_parts(self.config)
-        nets = [
-            {
-                name: Signal(port.shape, name=f"{name}_{k}")
-                for name, port in parts["sxm_tile"].signature.members.items()
-            }
-            for k in superlanes
-        ]
-        for k, net in enumerate(nets):
+        tile = SXMTile.ports(self.config)
+        shift, permute = {}, {}
+        before = {f"{queue}_out": getattr(self, queue) for queue in QUEUES}
+        errors = []
+        for k in range(self.config.superlanes):
+            net = {name: Signal(port.shape, name=f"{name}_{k}") for name, port in tile.items()}
             for queue in QUEUES:
-                source = nets[k - 1][f"{queue}_out"] if k else getattr(self, queue)
-                m.d.comb += net[f"{queue}_in"].eq(source)
+                m.d.comb += net[f"{queue}_in"].eq(before[f"{queue}_out"])
             for way in ("east", "west"):
                 m.d.comb += net[way].eq(getattr(self, f"{way}_{k}"))
                 for bus in (f"{way}_valid", f"{way}_data"):
                     m.d.comb += getattr(self, f"{bus}_{k}").eq(net[bus])
-            m.submodules[f"tile_{k}"] = _instance("sxm_tile", parts["sxm_tile"], net)
-        shift, permute = {}, {}
-        for k, net in enumerate(nets):
             for name in ("count", "dst", "windows"):
                 shift[f"{name}_{k}"] = net[f"shift_{name}"]
             for name in ("valid", "dst", "result"):
                 permute[f"{name}_{k}"] = net[f"permute_{name}"]
-            for queue, crossing in (("shift", shift), ("permute", permute)):
-                crossing[f"word_{k}"] = net[f"{queue}_out"]
-                crossing[f"operands_{k}"] = net[f"{queue}_operands"]
-        m.submodules.shift = _instance("sxm_shift", parts["sxm_shift"], shift)
-        m.submodules.permute = _instance("sxm_permute", parts["sxm_permute"], permute)
-        m.d.comb += self.error.eq(Cat(net["error"] for net in nets).any())
+            for queue, nets in (("shift", shift), ("permute", permute)):
+                nets[f"word_{k}"] = net[f"{queue}_out"]
+                nets[f"operands_{k}"] = net[f"{queue}_operands"]
+            m.submodules[f"tile_{k}"] = _instance("sxm_tile", tile, net)
+            errors.append(net["error"])
+            before = net
+        m.submodules.shift = _instance("sxm_shift", SXMShift.ports(self.config), shift)
+        m.submodules.permute = _instance("sxm_permute", SXMPermute.ports(self.config), permute)
+        m.d.comb += self.error.eq(Cat(errors).any())
         return m
 
 
-def _instance(name: str, part: wiring.Component, nets: dict[str, Signal]) -> Instance:
+def _instance(name: str, ports: dict[str, Member], nets: dict[str, Signal]) -> Instance:
     """Return an instance of a converted part, its ports connected by name."""
-    ports = {
+    connections = {
         f"{'i' if port.flow is In else 'o'}_{port_name}": nets[port_name]
-        for port_name, port in part.signature.members.items()
+        for port_name, port in ports.items()
     }
-    return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+    return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)

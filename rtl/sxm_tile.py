@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
 
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import SXM_KINDS
@@ -94,10 +94,15 @@ class SXMTile(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
+        super().__init__(self.ports(config))
+
+    @staticmethod
+    def ports(config: Config) -> dict[str, Member]:
+        """Return the members by name."""
         width = config.lanes * 8
-        streams = dict.fromkeys(("east", "west"), config.streams * width)
         words = {queue: word_bits(kind) for queue, kind in QUEUES.items()}
-        super().__init__(
+        streams = dict.fromkeys(("east", "west"), config.streams * width)
+        return (
             {f"{queue}_in": In(bits) for queue, bits in words.items()}
             | {f"{queue}_out": Out(bits) for queue, bits in words.items()}
             | {way: In(bits) for way, bits in streams.items()}

@@ -188,6 +188,8 @@ class Golden:
             port = ports[index]
             port.cycle = cycle
             execute[index](cycle, op, port)
+        for found in self.slices.values():
+            found.finish()
         writes = [
             (cycle, int(side), index, address, data)
             for (side, index), found in self.slices.items()

@@ -78,6 +78,11 @@ class Plane:
         self.config = config
         self.hemisphere = hemisphere
         self.name = f"MXM_{hemisphere.name[0]}{plane}"
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything, for a new run."""
+        config = self.config
         self._cycle = -1
         self._buffer = np.zeros((config.vector, config.vector), np.uint8)
         self._array: Array | None = None

@@ -50,11 +50,11 @@ class Bench(wiring.Component):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.sxm, self.column = SXM(config), StreamColumn(config)
+        self.sxm = SXM(config)
+        width = config.streams * config.lanes * 8
         ports = {queue: In(len(getattr(self.sxm, queue))) for queue in QUEUES}
         for k in range(config.superlanes):
             for way in ("east", "west"):
-                width = len(getattr(self.column, way))
                 ports |= {f"{way}_in_{k}": In(width), f"{way}_{k}": Out(width)}
         super().__init__(ports | {"error": Out(1)})
 
