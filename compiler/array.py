@@ -99,16 +99,12 @@ def _run_step(
         trial = plan.trial()
         times = [start + 1 - loads + j for j in range(loads)]
         mask = mask_of(times)
-        starts = [
-            (offset, mem_column(config, side, index)) for offset, index in enumerate(slices)
-        ]
+        starts = [(offset, mem_column(config, side, index)) for offset, index in enumerate(slices)]
         rows = [step.tile.row + j for j in range(loads)]
         fits = all(
             trial.claim(("read", side, index), mask_of([t - hop - read for t in times]))
             and all(
-                trial.claim(
-                    ("bank", side, index, row // config.rows), 1 << time - hop - read
-                )
+                trial.claim(("bank", side, index, row // config.rows), 1 << time - hop - read)
                 for row, time in zip(rows, times, strict=True)
             )
             for index, hop in zip(slices, hops, strict=True)

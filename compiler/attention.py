@@ -58,8 +58,7 @@ class Attention:
             "-sin": decode.gathered(image.rotary["sin"], position, EAST, negate=True),
         }
         self.key_maps = {
-            key: decode.gathered(tables, position, key[0])
-            for key, tables in image.key_maps.items()
+            key: decode.gathered(tables, position, key[0]) for key, tables in image.key_maps.items()
         }
         self.value_maps = {
             side: decode.gathered(tables, position, side)
@@ -78,7 +77,7 @@ class Attention:
             stencil = Stencil(self.config, range(len(tiles)))
             after = stencil.op("iadd", Stored([position] * len(tiles)), Imm(1))
             rows = np.array([t * vector + np.arange(vector) for t in tiles], np.int32)
-            store = Store(side)
+            store = Store(side, prefer=2)
             stencil.op("igt", after, Constant(rows), sinks=[store])
             fit(self.plan, stencil)
             for tile, vec in zip(tiles, store.vecs, strict=True):
@@ -228,7 +227,7 @@ class Attention:
             top = tree(stencil, "fmax", masked)
             if best:
                 top = stencil.op("fmax", top, Stored(best))
-            kept = Store(WEST)
+            kept = Store(WEST, prefer=1)
             last = number == rounds - 1
             stencil.op("rmax" if last else "mov", top, sinks=[kept])
             fit(self.plan, stencil)
@@ -340,8 +339,12 @@ class Attention:
                     use
                     for tile in tiles
                     for use in self._uses(
-                        found.slots, tile, weights[key],
-                        {m: sum_entry[key, m] for m in members}, Weight.I8, tile == 0,
+                        found.slots,
+                        tile,
+                        weights[key],
+                        {m: sum_entry[key, m] for m in members},
+                        Weight.I8,
+                        tile == 0,
                     )  # fmt: skip
                 ]
                 steps.append(Step(self.image.ones[key], uses))

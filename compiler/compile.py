@@ -70,7 +70,7 @@ def compile_model(
         Decode(plan, image).run()
         _must_fit(image, checkpoint)
         schedules.append(emit(plan, start))
-        start = max(len(words) for words in schedules[-1].words.values())
+        start += max(len(words) for words in schedules[-1].words.values())
     if start > config.imem_words:
         raise UserError(
             f"{checkpoint.name}: the instructions need {start} words a queue, preset "
@@ -116,13 +116,9 @@ def _ports(image: Image) -> dict[str, Port]:
 
     ports = {}
     for name, vec in image.mailbox.items():
-        copies = [
-            [[[int(p.side), index, p.row] for index in p.slices]] for p in vec.places
-        ]
+        copies = [[[[int(p.side), index, p.row] for index in p.slices]] for p in vec.places]
         shape = (image.config.vector,)
         ports[name] = Port(places=places(copies), dtype="int32", shape=shape)
     rows = [[[int(p.side), index, p.row] for index in p.slices] for p in image.logits]
-    ports["logits"] = Port(
-        places=places([rows]), dtype="float32", shape=(image.shape.vocab,)
-    )
+    ports["logits"] = Port(places=places([rows]), dtype="float32", shape=(image.shape.vocab,))
     return ports

@@ -92,7 +92,7 @@ class Decode:
         found = []
         for table in tables:
             stencil = Stencil(self.config, [0])
-            sink = Store(side)
+            sink = Store(side, prefer=2)
             sign = Imm(0x80000000 if negate else 0)
             stencil.op("xor", Gathered([table], where), sign, sinks=[sink])
             fit(self.plan, stencil)
@@ -124,9 +124,7 @@ class Decode:
             for sink in sinks[side]:
                 key = (side, sink.plane)
                 for place, item in enumerate(items):
-                    acts[key][item] = Act(
-                        entries[key][item], sink.values[place], sink.ready[place]
-                    )
+                    acts[key][item] = Act(entries[key][item], sink.values[place], sink.ready[place])
 
     def linear(
         self,
@@ -144,7 +142,7 @@ class Decode:
             entries = dict(zip(mine, self.plan.accs[key].take(len(mine)), strict=True))
             ks = range(len(acts[key]))
             if k_major:
-                order = sorted(ks, key=lambda k: acts[key][k].ready)  # noqa: B023
+                order = sorted(ks, key=lambda k: acts[key][k].ready)
                 pairs = [(out, k) for k in order for out in mine]
             else:
                 order = list(ks)
@@ -180,12 +178,10 @@ class Decode:
         lanes = stencil.op("rsum", total, single=True)
         mean = stencil.op("fmul", lanes, Imm(bits(1.0 / self.model["hidden"])), single=True)
         shifted = stencil.op("fadd", mean, Imm(bits(self.model["norm_eps"])), single=True)
-        r = Store(WEST)
+        r = Store(WEST, prefer=1)
         stencil.op("rsqrt", shifted, single=True, sinks=[r])
         fit(self.plan, stencil, earliest)
-        acts: dict[PlaneKey, list[Act]] = {
-            key: [Act(0, 0, 0)] * count for key in self.planes
-        }
+        acts: dict[PlaneKey, list[Act]] = {key: [Act(0, 0, 0)] * count for key in self.planes}
         self.loaded(entries, range(count), sinks, acts)
         return State(store.vecs, acts, r.vecs[0])
 
@@ -215,9 +211,7 @@ class Decode:
         """Return SiLU(gate) * up as activations."""
         count = len(self.image.ffn)
         entries = {key: self.plan.acts[key].take(count) for key in self.planes}
-        acts: dict[PlaneKey, list[Act]] = {
-            key: [Act(0, 0, 0)] * count for key in self.planes
-        }
+        acts: dict[PlaneKey, list[Act]] = {key: [Act(0, 0, 0)] * count for key in self.planes}
         chunk = self.config.planes * (self.config.acc_entries // 2)
         for base in range(0, count, chunk):
             items = range(base, min(base + chunk, count))
@@ -302,7 +296,10 @@ class Decode:
         stencil_parts: list[Vec] = []
         width = min(2, len(image.words))
         total = len(image.words) // width * width
-        for first, count, step in ((0, total // width, width), (total, len(image.words) - total, 1)):
+        for first, count, step in (
+            (0, total // width, width),
+            (total, len(image.words) - total, 1),
+        ):
             if not count:
                 continue
             stencil = Stencil(self.config, range(count))
@@ -329,9 +326,7 @@ class Decode:
         position = stencil.op("iadd", Stored([self.image.mailbox["position"]]), Imm(1))
         self._to_mailbox(stencil, "position", position, earliest)
 
-    def _to_mailbox(
-        self, stencil: Stencil, name: str, value: Node, earliest: int = 0
-    ) -> None:
+    def _to_mailbox(self, stencil: Stencil, name: str, value: Node, earliest: int = 0) -> None:
         stores = []
         for place in self.image.mailbox[name].places:
             store = Store(place.side, at=[place])

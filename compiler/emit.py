@@ -99,7 +99,7 @@ def emit(plan: Plan, start: int) -> Schedule:
         else:
             code = [icu.Sync().encode(), *_words(issues, begin, 0)]
         code.append(icu.Halt().encode())
-        words[queue.index] = np.array([0] * start + code, np.uint64)
+        words[queue.index] = np.array(code, np.uint64)
         runs: list[list[int]] = []
         for issue in issues:
             if runs and runs[-1][1] == issue.operation:
@@ -108,9 +108,9 @@ def emit(plan: Plan, start: int) -> Schedule:
                 runs.append([1, issue.operation])
         served[queue.index] = np.array(runs, np.int32).reshape(-1, 2)
         columns = len(INTENTS[queue.kind])
-        intents[queue.index] = np.array(
-            [issue.intents for issue in issues], np.int32
-        ).reshape(len(issues), columns)
+        intents[queue.index] = np.array([issue.intents for issue in issues], np.int32).reshape(
+            len(issues), columns
+        )
     return Schedule(
         context=plan.context,
         start=start,

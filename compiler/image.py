@@ -122,9 +122,7 @@ class Image:
             ]
             self._linear(f"{prefix}.{name}", outs, self.hidden, planes, k_major=False)
         values = [vec for pack in self.value_packs for vec in pack.values]
-        self._linear(
-            f"{prefix}.v", values, self.hidden, self._spread(len(values)), k_major=False
-        )
+        self._linear(f"{prefix}.v", values, self.hidden, self._spread(len(values)), k_major=False)
         outputs = [v for pack in self.value_packs for member in pack.outputs for v in member]
         spread = self._spread(len(self.hidden))
         self._linear(f"{prefix}.o", self.hidden, outputs, spread, k_major=True)
@@ -203,9 +201,7 @@ class Image:
                 zero = np.zeros((count, config.vector), np.uint8)
                 for index in slices:
                     memory.image[int(key[0]), index, base] = zero
-                pair.append(
-                    Region(key[0], slices, base, count, values[0], byte, self.loads)
-                )
+                pair.append(Region(key[0], slices, base, count, values[0], byte, self.loads))
             regions[key] = (pair[0], pair[1])
         return Cache(regions)
 

@@ -49,9 +49,7 @@ class Memory:
         self.sets = [
             (side, number) for number in range(self.data_slices // 4) for side in Hemisphere
         ]
-        self.next_row = {
-            (side, index): 0 for side in Hemisphere for index in range(config.slices)
-        }
+        self.next_row = {(side, index): 0 for side in Hemisphere for index in range(config.slices)}
         self.top_row = dict.fromkeys(self.next_row, config.depth)
         self.image: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
         self.extents: list[tuple[int, ...]] = []
@@ -135,9 +133,7 @@ class Memory:
         """Say what ``count`` rows of the image hold (columns of ``program.EXTENT_COLUMNS``)."""
         self.extents.append((int(side), index, row, row_step, count, value, value_step, byte))
 
-    def constant(
-        self, side: Hemisphere, number: int, vectors: NDArray[np.generic]
-    ) -> list[Vec]:
+    def constant(self, side: Hemisphere, number: int, vectors: NDArray[np.generic]) -> list[Vec]:
         """Load (n, vector) 32-bit constants into a set; return their vectors."""
         slices = self.slices_of(number)
         row = self.top_rows(side, slices, len(vectors))
@@ -146,9 +142,5 @@ class Memory:
         for _ in range(len(vectors) - 1):
             self.value()
         for byte, index in enumerate(slices):
-            self.load(
-                side, index, row, planes[..., byte], value=first, value_step=1, byte=byte
-            )
-        return [
-            Vec(first + i, [Place(side, slices, row + i, 0)]) for i in range(len(vectors))
-        ]
+            self.load(side, index, row, planes[..., byte], value=first, value_step=1, byte=byte)
+        return [Vec(first + i, [Place(side, slices, row + i, 0)]) for i in range(len(vectors))]

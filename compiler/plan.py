@@ -10,6 +10,7 @@ from waterclock.isa.floorplan import Hemisphere, queue_numbers
 from waterclock.isa.program import INTENTS
 from waterclock.isa.spec import Instruction
 
+
 #: First cycle in which a unit may issue: all queues Sync in cycle 0, VXM.alu0 notifies.
 def first_cycle(config: Config) -> int:
     """Return the cycle in which the queues resume after the Notify of cycle 0."""
@@ -79,8 +80,8 @@ class Plan:
         self.planes = planes
         self.acts = {key: Ring(config.act_entries) for key in planes}
         self.accs = {key: Ring(config.acc_entries) for key in planes}
-        self.installed = {key: 0 for key in planes}  # cycle of the last IW
-        self.last_abc = {key: -1 for key in planes}
+        self.installed = dict.fromkeys(planes, 0)  # cycle of the last IW
+        self.last_abc = dict.fromkeys(planes, -1)
         self.end = 0
 
     def trial(self) -> Trial:

@@ -83,11 +83,13 @@ class Gathered:
 class Store:
     """Write the node's results to memory; ``vecs`` is filled in, one an item.
 
-    ``at`` names the place of each item, all in the same slices; otherwise the fit chooses.
+    ``at`` names the place of each item, all in the same slices; otherwise the fit chooses a set,
+    beginning with number ``prefer``: operands that meet in one stencil want different sets.
     """
 
     side: Hemisphere
     at: Sequence[Place] | None = None
+    prefer: int = 0
     vecs: list[Vec] = dataclasses.field(default_factory=list)
 
 
@@ -180,9 +182,7 @@ class Stencil:
         for value in inputs:
             if isinstance(value, Imm):
                 imm = value.value
-        node = Node(
-            op, list(inputs), imm, [0] if single else self.offsets, list(sinks), hold, ring
-        )
+        node = Node(op, list(inputs), imm, [0] if single else self.offsets, list(sinks), hold, ring)
         node.latency = op.latency(self.config)
         self.nodes.append(node)
         return node
@@ -222,8 +222,10 @@ class Stencil:
         for node in reversed(self.nodes):
             if all(self._ready(value) is None for value in node.inputs):
                 slack = [
-                    other.time - node.time - node.latency - (value.node.offsets[value.item]
-                    if isinstance(value, Pick) else 0)
+                    other.time
+                    - node.time
+                    - node.latency
+                    - (value.node.offsets[value.item] if isinstance(value, Pick) else 0)
                     for other in self.nodes
                     for value in other.inputs
                     if (value.node if isinstance(value, Pick) else value) is node
@@ -272,8 +274,6 @@ def tree(stencil: Stencil, mnemonic: str, nodes: Sequence[Node]) -> Node:
     """Combine nodes pairwise with a binary operation."""
     found = list(nodes)
     while len(found) > 1:
-        pairs = [
-            stencil.op(mnemonic, found[i], found[i + 1]) for i in range(0, len(found) - 1, 2)
-        ]
+        pairs = [stencil.op(mnemonic, found[i], found[i + 1]) for i in range(0, len(found) - 1, 2)]
         found = [*pairs, *found[len(found) // 2 * 2 :]]
     return found[0]

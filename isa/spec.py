@@ -77,7 +77,9 @@ def operand(
 class Instruction:
     """Base of all instructions; a subclass made with ``@instruction`` specifies one opcode."""
 
-    kind: ClassVar[str]  #: kind of queue that issues it: ``mem_read``, ``alu``, ...; ``icu`` for all
+    kind: ClassVar[
+        str
+    ]  #: kind of queue that issues it: ``mem_read``, ``alu``, ...; ``icu`` for all
     mnemonic: ClassVar[str]
     opcode: ClassVar[int]
     operands: ClassVar[tuple[Operand, ...]]

@@ -53,13 +53,17 @@ def stage(m: Module, enable: Value, values: dict[str, Value], prefix: str) -> di
 
 
 def shift_right(m: Module, value: Value, amount: Value, name: str) -> Value:
-    """Return ``value`` shifted right; its lowest bit is set if any lost bit was (sticky)."""
-    for power in reversed(range(len(amount))):
-        step, size = Signal(len(value), name=f"{name}_{power}"), 1 << power
-        kept = Cat(value[: size + 1].any(), value[size + 1 :])
-        m.d.comb += step.eq(Mux(amount[power], kept, value))
-        value = step
-    return value
+    """Return ``value`` shifted right; its lowest bit is set if any lost bit was (sticky).
+
+    Shifts by 32 and more leave the sticky bit alone: a value has at most 33 bits.
+    """
+    lost, kept, near = (Signal(len(value), name=f"{name}_{x}") for x in ("lost", "kept", "near"))
+    m.d.comb += [
+        lost.eq(value & ~(C(-1, signed(len(value))) << amount[:5])),
+        kept.eq(value >> amount[:5]),
+        near.eq(Cat(kept[0] | lost.any(), kept[1:])),
+    ]
+    return Mux(amount[5:].any(), value.any(), near)
 
 
 def normalise(m: Module, value: Value, name: str) -> tuple[Value, Value]:
@@ -155,8 +159,7 @@ class Adder(wiring.Component):
             small.eq(Mux(swap, a.significand, b.significand)),
             difference.eq(exponent - other),
         ]
-        shifted = shift_right(m, Cat(C(0, 3), small), difference[:5], "shift")
-        aligned = Mux(difference[5:].any(), small.any(), shifted)
+        aligned = shift_right(m, Cat(C(0, 3), small), difference, "shift")
         opposite = a.sign ^ b.sign
         s2 = {"sign": sign, "exponent": exponent, "opposite": opposite}
         s2 |= {"large": large, "aligned": aligned}
@@ -164,10 +167,7 @@ class Adder(wiring.Component):
         s2 = stage(m, self.enable[1], s2, "s2")
 
         total, large = Signal(28), Cat(C(0, 3), s2["large"])
-        with m.If(s2["opposite"]):
-            m.d.comb += total.eq(large - s2["aligned"])
-        with m.Else():
-            m.d.comb += total.eq(large + s2["aligned"])
+        m.d.comb += total.eq(Mux(s2["opposite"], large - s2["aligned"], large + s2["aligned"]))
         s3 = {name: s2[name] for name in ("sign", "exponent", "nan", "inf")}
         s3 |= {"total": total, "zero_sign": s2["sign"] & ~s2["opposite"]}
         s3 = stage(m, self.enable[2], s3, "s3")
@@ -237,6 +237,11 @@ class Multiplier(wiring.Component):
         return m
 
 
+#: What the converter's first stage finds, in bits. ``field`` is the exponent field of the result
+#: (of fp32: if the highest bit of the value is set), ``amount`` the places to shift down.
+_CONVERSION = {"sign": 1, "value": 32, "field": 8, "amount": 8, "big": 1, "nan": 1, "zero": 1}
+
+
 class Converter(wiring.Component):
     """Conversions between fp32, f16, i32 and i8; see the flags.
 
@@ -270,7 +275,7 @@ class Converter(wiring.Component):
         s1 = {"a": self.a} | {name: getattr(self, name) for name in flags}
         s1 = stage(m, self.enable[0], s1, "s1")
 
-        found = {name: Signal(shape, name=name) for name, shape in self.UNPACKED.items()}
+        found = {name: Signal(shape, name=name) for name, shape in _CONVERSION.items()}
         with m.If(s1["to_float"]):
             self._unpack_other(m, s1["a"], s1["half"], found)
         with m.Else():
@@ -278,10 +283,10 @@ class Converter(wiring.Component):
         s2 = stage(m, self.enable[1], found | {name: s1[name] for name in flags}, "s2")
 
         # Up to the highest bit for fp32; down to units of the result for the others.
-        value = Signal(34)
+        value = Signal(33)
         normal, places = normalise(m, s2["value"], "normal")
-        shifted = shift_right(m, Cat(C(0, 2), s2["value"]), s2["amount"], "shift")
-        m.d.comb += value.eq(Mux(s2["to_float"], Cat(C(0, 2), normal), shifted))
+        shifted = shift_right(m, Cat(C(0, 1), s2["value"]), s2["amount"], "shift")
+        m.d.comb += value.eq(Mux(s2["to_float"], Cat(C(0, 1), normal), shifted))
         field = Signal(8)
         m.d.comb += field.eq(Mux(s2["to_float"], s2["field"] - places, s2["field"]))
         names = ("sign", "big", "nan", "zero", *flags)
@@ -289,30 +294,23 @@ class Converter(wiring.Component):
         self._finish(m, stage(m, self.enable[2], s3, "s3"))
         return m
 
-    #: What the first stage finds; ``field`` is the exponent field of the result (fp32: if the
-    #: highest bit of the value is set), ``amount`` the places to shift the value down.
-    UNPACKED = {"sign": 1, "value": 32, "field": 8, "amount": 6, "big": 1, "nan": 1, "zero": 1}
-
     def _unpack_float(
         self, m: Module, pattern: Value, half: Value, found: dict[str, Signal]
     ) -> None:
-        """Take fp32: the hidden bit becomes bit 31 of the value."""
-        a, one = Unpacked(m, pattern, "a"), BIAS - F16_BIAS
-        down, normal = Signal(9), Signal()
-        # Bit 31 counts 2^31 in an integer; in an f16 fraction it comes down by 21 places to bit
-        # 10, the hidden bit, and by one more for each exponent below the smallest.
-        m.d.comb += normal.eq(a.exponent > one)
-        m.d.comb += down.eq(Mux(half, one + 1 + 21, BIAS + 31) - a.exponent)
+        """Take fp32: the hidden bit becomes the highest of the value, and counts 2^30."""
+        a, one, normal = Unpacked(m, pattern, "a"), BIAS - F16_BIAS, Signal()
+        # In an f16 the hidden bit comes down by 20 places to bit 10 (above guard and sticky), and
+        # by one more for each exponent below the smallest of f16.
+        down = Mux(half, Mux(normal, 20, one + 21 - a.exponent), BIAS + 30 - a.exponent)
         m.d.comb += [
+            normal.eq(a.exponent > one),
             found["sign"].eq(a.sign),
             found["value"].eq(Cat(C(0, 8), a.significand)),
             found["nan"].eq(a.nan),
             found["big"].eq(a.exponent >= Mux(half, BIAS + 16, BIAS + 31)),
-            found["amount"].eq(Mux(down[6:8].any(), 63, down[:6])),
+            found["amount"].eq(down),
+            found["field"].eq(Mux(normal, a.exponent - one, 0)),
         ]
-        with m.If(half & normal):
-            m.d.comb += found["field"].eq(a.exponent - one)
-            m.d.comb += found["amount"].eq(21)
 
     def _unpack_other(
         self, m: Module, pattern: Value, half: Value, found: dict[str, Signal]
@@ -344,8 +342,8 @@ class Converter(wiring.Component):
         rounded = Signal(32)
         m.d.comb += rounded.eq(kept + add)
         with m.If(s["to_float"]):
-            m.d.comb += kept.eq(Cat(value[10:33], s["field"]))
-            m.d.comb += add.eq(round_up(value[10:], value[:10]))
+            m.d.comb += kept.eq(Cat(value[9:32], s["field"]))
+            m.d.comb += add.eq(round_up(value[9:], value[:9]))
             with m.If(s["nan"]):
                 m.d.comb += self.result.eq(NAN)
             with m.Elif(s["big"]):
@@ -363,7 +361,7 @@ class Converter(wiring.Component):
                 m.d.comb += self.result.eq(Cat(rounded[:15], sign))
         with m.Else():
             # -(v + up) = ~v + (1 - up): one adder negates and rounds.
-            m.d.comb += kept.eq(value[2:] ^ sign.replicate(32))
+            m.d.comb += kept.eq(Cat(value[2:], C(0, 1)) ^ sign.replicate(32))
             m.d.comb += add.eq(round_up(value[2:], value[:2]) ^ sign)
             fits = ~s["byte"] | rounded[7:].all() | ~rounded[7:].any()
             limit = Mux(s["byte"], 0x7F, 0x7FFFFFFF)

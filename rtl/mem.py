@@ -28,13 +28,10 @@ def _field(word: Value, op: type[Instruction], name: str) -> Value:
     return word[spec.low : spec.low + spec.bits]
 
 
-def _choose(m: Module, index: Value, choices: list[Value], target: Signal) -> None:
-    """Assign ``choices[index]`` to ``target``.
-
-    Few bits of the index are looked at, and a flat Switch takes the fewest LUTs.
-    """
-    with m.Switch(index[: ceil_log2(len(choices))]):
-        for number, choice in enumerate(choices):
+def _choose(m: Module, index: Value, choices: dict[int, Value], target: Signal) -> None:
+    """Assign ``choices[index]`` to ``target``; a flat Switch takes the fewest LUTs."""
+    with m.Switch(index):
+        for number, choice in choices.items():
             with m.Case(number):
                 m.d.comb += target.eq(choice)
 
@@ -121,14 +118,15 @@ class MEMTile(wiring.Component):
     def _stream(self, m: Module, code: Value, span: int, target: Signal) -> None:
         """Sample ``span`` neighbouring streams; the first number is a multiple of ``span``."""
         each, width = self.config.streams // span, len(target)
-        number = code[exact_log2(span) :][: ceil_log2(each)]
-        choices = [
-            [way.word_select(i, width) for i in range(each)] for way in (self.east, self.west)
-        ]
-        with m.If(code[ID_BITS]):
-            _choose(m, number, choices[1], target)
-        with m.Else():
-            _choose(m, number, choices[0], target)
+        bits = ceil_log2(each)
+        choices = {
+            direction << bits | number: way.word_select(number, width)
+            for direction, way in enumerate((self.east, self.west))
+            for number in range(each)
+        }
+        # Only the bits of streams that there are, or the decoder grows.
+        index = Cat(code[exact_log2(span) :][:bits], code[ID_BITS])
+        _choose(m, index, choices, target)
 
     def _decode(
         self,
@@ -156,8 +154,8 @@ class MEMTile(wiring.Component):
             halves = [Signal(BYTE, name=f"{name}_{half}") for half in ("low", "high")]
             for index, half in enumerate(halves):
                 lanes = pair.word_select(index, BYTE * config.lanes)
-                choices = [lanes.word_select(i, BYTE) for i in range(config.lanes)]
-                _choose(m, lane, choices, half)
+                choices = {i: lanes.word_select(i, BYTE) for i in range(config.lanes)}
+                _choose(m, lane[: ceil_log2(config.lanes)], choices, half)
             m.d.comb += addr.eq(base + Cat(halves))
         other = _field(word, mapped, stream)
         known = [op.opcode for op in instructions(kind) if op.kind == kind]

@@ -36,12 +36,17 @@ def activation_bits(config: Config, rows: int) -> int:
     return sum_bits(rows) if config.digits == 1 else DIGIT_BITS + 1
 
 
-def _sum(terms: Sequence[Value], width: int) -> Value:
+def _cut(value: Value, width: int) -> Value:
+    """Return a value modulo 2^width; one that is narrower keeps its sign."""
+    return value[:width] if len(value) > width else value
+
+
+def total_of(terms: Sequence[Value], width: int) -> Value:
     """Return the sum of terms modulo 2^width, as a balanced tree."""
     while len(terms) > 1:
         pairs = zip(terms[::2], terms[1::2], strict=False)
         odd = terms[len(terms) & ~1 :]
-        terms = [*((a + b)[:width] for a, b in pairs), *odd]
+        terms = [*(_cut(a + b, width) for a, b in pairs), *odd]
     return terms[0]
 
 
@@ -143,16 +148,18 @@ class MACTile(wiring.Component):
         ]
         m.d.comb += Cat(activations).eq(self.activations)
         flip, excess = Signal(BYTE), Signal(partial)
-        m.d.comb += flip.eq(Mux(self.unsigned_weights, 0, 1 << BYTE - 1))
-        # Not an If: a simulator evaluates what stands in a Mux only when it is chosen.
-        total = Cat(C(0, BYTE - 1), _sum(activations, partial))[:partial]
-        m.d.comb += excess.eq(Mux(self.multiply & ~self.unsigned_weights, -total, 0))
+        offset = total_of(activations, partial) << BYTE - 1
+        m.d.comb += [
+            flip.eq(Mux(self.unsigned_weights, 0, 1 << BYTE - 1)),
+            # Not an If: a simulator evaluates what stands in a Mux only when it is chosen.
+            excess.eq(Mux(self.multiply & ~self.unsigned_weights, -_cut(offset, partial), 0)),
+        ]
         for n in range(self.columns):
             products = [
-                (activation * (row.word_select(n, BYTE) ^ flip))[:partial]
+                _cut(activation * (row.word_select(n, BYTE) ^ flip), partial)
                 for activation, row in zip(activations, array, strict=True)
             ]
-            new = _sum([*products, excess], partial)
+            new = total_of([*products, excess], partial)
             register = Signal(width, name=f"sum_{n}", reset_less=True)
             if not whole:
                 before = Mux(self.again, Cat(C(0, DIGIT_BITS), register)[:width], 0)

@@ -17,7 +17,7 @@ from waterclock.isa.special import (
     Segment,
     rom,
 )
-from waterclock.rtl.fp import BIAS, STAGES, Unpacked, shift_right, stage
+from waterclock.rtl.fp import BIAS, STAGES, Unpacked, stage
 
 ADDRESS_BITS = INDEX_BITS + 2
 

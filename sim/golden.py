@@ -97,11 +97,12 @@ class Column:
 class Run:
     """One run of a schedule: its cycles and every memory write, in order of cycles.
 
-    ``writes``: (cycle, side, slice, address, vector); the cycle is that of the issue.
+    ``writes``: (cycle, side, slice, address, vector); the cycle is that of the issue, the address
+    one number, or one a superlane where they differ.
     """
 
     cycles: int
-    writes: list[tuple[int, int, int, int, NDArray[np.uint8]]]
+    writes: list[tuple[int, int, int, int | tuple[int, ...], NDArray[np.uint8]]]
 
 
 class Golden:
@@ -154,7 +155,7 @@ class Golden:
         known = self._plans.get(id(schedule))
         if known:
             return known
-        issues = expand(self.config, schedule.words, schedule.start)
+        issues = expand(self.config, schedule.words)
         events: list[tuple[int, int, Instruction]] = []
         for index, found in issues.items():
             kind = queues(self.config)[index].kind
@@ -188,8 +189,6 @@ class Golden:
             port = ports[index]
             port.cycle = cycle
             execute[index](cycle, op, port)
-        for found in self.slices.values():
-            found.finish()
         writes = [
             (cycle, int(side), index, address, data)
             for (side, index), found in self.slices.items()
@@ -218,9 +217,7 @@ class Golden:
                     self.slices[Hemisphere(side), index].load(row, data[None])
 
 
-def unpack(
-    planes: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]
-) -> NDArray[np.generic]:
+def unpack(planes: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
     """Return (vectors, bytes, vector) byte planes as a tensor of ``shape``, cut from the lanes."""
     values = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(dtype)[..., 0]
     return values.reshape(-1)[: int(np.prod(shape))].reshape(shape)
@@ -236,5 +233,3 @@ def pack(values: NDArray[np.generic], port: TensorPort, vector: int) -> NDArray[
 def machine(program: Program) -> Golden:
     """Return a golden machine with a program's memory image loaded."""
     return Golden(program.config, program.memory)
-
-

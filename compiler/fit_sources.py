@@ -1,0 +1,259 @@
+"""Operands of a stencil: reads from memory, accumulators and tables that arrive when used."""
+
+from waterclock.compiler.attempt import Attempt, Emit, Found
+from waterclock.compiler.fabric import Trial, mask_of
+from waterclock.compiler.memory import Place, Vec
+from waterclock.compiler.plan import Plan, first_cycle
+from waterclock.compiler.stencil import (
+    Constant,
+    Emitted,
+    Gathered,
+    Imm,
+    Node,
+    Pick,
+    Stored,
+    Table,
+)
+from waterclock.isa import mem, mxm
+from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
+from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM
+
+
+def route_source(attempt: Attempt, node: Node, position: int) -> Found | None:
+    """Return the source code and the value number of each item, or None if it does not fit."""
+    source, cycles = node.inputs[position], attempt.cycles(node)
+    spec = next(spec for spec in node.op.operands if spec.name == "ab"[position])
+    span = int(spec.streams)  # type: ignore[arg-type]
+    n = len(cycles)
+    if isinstance(source, Imm):
+        return [SOURCE_IMM] * n, [-1] * n
+    if isinstance(source, Node):
+        return [SOURCE_ALU + attempt.units[id(source)]] * n, list(source.values)
+    if isinstance(source, Pick):
+        code = SOURCE_ALU + attempt.units[id(source.node)]
+        return [code], [source.node.values[source.item]]
+    if isinstance(source, Constant):
+        if not source.vecs:
+            return _constant(attempt, source, cycles, span)
+        return _stored(attempt, list(source.vecs), cycles, span)
+    if isinstance(source, Stored):
+        return _stored(attempt, list(source.vecs), cycles, span)
+    if isinstance(source, Emitted):
+        return _emitted(attempt, source, cycles)
+    assert isinstance(source, Gathered)
+    return _gathered(attempt, source, cycles, span)
+
+
+def read_streams(
+    attempt: "Attempt | Trial",
+    plan: Plan,
+    places: list[Place],
+    column: int,
+    cycles: list[int],
+    span: int,
+) -> int | None:
+    """Claim Reads of one vector an item so that they arrive at ``column`` in ``cycles``.
+
+    All places must name the same slices. Returns the stream code, or None.
+    """
+    trial = attempt.trial if isinstance(attempt, Attempt) else attempt
+    config = plan.config
+    side, slices = places[0].side, places[0].slices[:span]
+    read = mem.read_latency(config)
+    starts = []
+    for offset, index in enumerate(slices):
+        at = mem_column(config, side, index)
+        starts.append((offset, at))
+        issues = [cycle - abs(at - column) - read for cycle in cycles]
+        for place, issue in zip(places, issues, strict=True):
+            if issue < max(place.ready, first_cycle(config)):
+                return None
+        if not trial.claim(("read", side, index), mask_of(issues)):
+            return None
+        for bank in {place.row // config.rows for place in places}:
+            hits = [t for t, p in zip(issues, places, strict=True) if p.row // config.rows == bank]
+            if not trial.claim(("bank", side, index, bank), mask_of(hits)):
+                return None
+    near = mem_column(config, side, slices[0])
+    inward = (
+        side.inward
+        if abs(column - vxm_column(config)) < abs(near - vxm_column(config))
+        or (column - vxm_column(config)) * (near - vxm_column(config)) <= 0
+        else side.outward
+    )
+    return trial.route(inward, starts, column, mask_of(cycles), span)
+
+
+def emit_reads(
+    plan: Plan, places: list[Place], column: int, cycles: list[int], code: int, span: int
+) -> None:
+    """Add the Read issues that ``read_streams`` claimed."""
+    read = mem.read_latency(plan.config)
+    for offset, index in enumerate(places[0].slices[:span]):
+        at = mem_column(plan.config, places[0].side, index)
+        for place, cycle in zip(places, cycles, strict=True):
+            op = mem.Read(addr=place.row, dst=code + offset)
+            issue = cycle - abs(at - column) - read
+            plan.issue("mem_read", place.side, index, issue, op, (-1,))
+
+
+def _stored(attempt: Attempt, vecs: list[Vec], cycles: list[int], span: int) -> Found | None:
+    """Read one vector an item; items are grouped by the slices that hold them."""
+    plan = attempt.plan
+    column = vxm_column(plan.config)
+    codes = [0] * len(cycles)
+    groups: dict[tuple[Hemisphere, tuple[int, ...]], list[tuple[int, Place]]] = {}
+    for item, vec in enumerate(vecs):
+        ready = [p for p in vec.places if p.ready <= cycles[item]] or vec.places
+        groups.setdefault((ready[0].side, ready[0].slices), []).append((item, ready[0]))
+    for members in groups.values():
+        places = [place for _, place in members]
+        times = [cycles[item] for item, _ in members]
+        code = read_streams(attempt, plan, places, column, times, span)
+        if code is None:
+            return None
+        for item, _ in members:
+            codes[item] = code
+        attempt.emits.append(
+            lambda p=places, t=times, c=code: emit_reads(plan, p, column, t, c, span)
+        )
+    return codes, [vec.value for vec in vecs]
+
+
+def _constant(attempt: Attempt, source: Constant, cycles: list[int], span: int) -> Found | None:
+    """Find a set of slices from which the constant can be read; it is loaded there."""
+    plan = attempt.plan
+    memory = plan.memory
+    count = len(source.data)
+    for side, number in memory.sets:
+        slices = memory.slices_of(number)
+        row = attempt.top_row(side, number) - count
+        claims = dict(attempt.trial.claims)
+        places = [Place(side, slices, row + i, 0) for i in range(count)]
+        code = read_streams(attempt, plan, places, vxm_column(plan.config), cycles, span)
+        if code is None:
+            attempt.trial.claims = claims
+            continue
+        values = [memory.value() for _ in cycles]
+
+        def load(side: Hemisphere = side, number: int = number, code: int = code) -> None:
+            source.vecs = memory.constant(side, number, source.data)
+            values[:] = [vec.value for vec in source.vecs]
+            found = [vec.places[0] for vec in source.vecs]
+            emit_reads(plan, found, vxm_column(plan.config), cycles, code, span)
+
+        attempt.emits.append(load)
+        attempt.tops[side, number] = attempt.tops.get((side, number), 0) + count
+        return [code] * count, values
+    return None
+
+
+def _emitted(attempt: Attempt, source: Emitted, cycles: list[int]) -> Found | None:
+    """Let ACC emit accumulators so that they arrive in the cycles of use."""
+    plan, config = attempt.plan, attempt.plan.config
+    codes = [0] * len(cycles)
+    by_plane: dict[tuple[Hemisphere, int], list[int]] = {}
+    for item, acc in enumerate(source.accs):
+        by_plane.setdefault((acc.side, acc.plane), []).append(item)
+    for (side, plane), items in by_plane.items():
+        column = mxm_column(config, side)
+        hops = abs(column - vxm_column(config))
+        times = [cycles[item] for item in items]
+        issues = [time - hops - mxm.acc_latency(config) for time in times]
+        if any(t < source.accs[i].ready for t, i in zip(issues, items, strict=True)):
+            return None
+        if not attempt.trial.claim(("acc", side, plane), mask_of(issues)):
+            return None
+        starts = [(offset, column) for offset in range(4)]
+        code = attempt.trial.route(side.inward, starts, vxm_column(config), mask_of(times), 4)
+        if code is None:
+            return None
+        for item, issue in zip(items, issues, strict=True):
+            codes[item] = code
+            acc = source.accs[item]
+
+            def emit(acc=acc, issue=issue, code=code, side=side, plane=plane) -> None:
+                op = mxm.ACC(acc=acc.entry, dst=code, result=mxm.Result.F32)
+                plan.issue("mxm_acc", side, plane, issue, op, (acc.value,))
+                free = plan.accs[side, plane].free_from
+                free[acc.entry] = max(free[acc.entry], issue)
+
+            attempt.emits.append(emit)
+    return codes, [acc.value for acc in source.accs]
+
+
+def _gathered(attempt: Attempt, source: Gathered, cycles: list[int], span: int) -> Found | None:
+    """Send the map outward past the tables and the rows that it names inward to the VXM."""
+    codes, values = [], []
+    for item, table in enumerate(source.tables):
+        found = gather(
+            attempt.trial,
+            attempt.plan,
+            table,
+            source,
+            vxm_column(attempt.plan.config),
+            cycles[item],
+            span,
+        )
+        if found is None:
+            return None
+        code, value, emit = found
+        codes.append(code)
+        values.append(value)
+        attempt.emits.append(emit)
+    return codes, values
+
+
+def gather(
+    trial: Trial, plan: Plan, table: Table, source: Gathered, column: int, cycle: int, span: int
+) -> tuple[int, int, Emit] | None:
+    """Claim one gathered vector of ``span`` bytes that arrives at ``column`` in ``cycle``."""
+    config, side = plan.config, table.side
+    read = mem.read_latency(config)
+    starts, issues = [], []
+    for offset, index in enumerate(table.slices[:span]):
+        at = mem_column(config, side, index)
+        starts.append((offset, at))
+        issues.append(cycle - abs(at - column) - read)
+        if not trial.claim(("read", side, index), 1 << issues[-1]):
+            return None
+        first, last = table.row // config.rows, (table.row + table.count - 1) // config.rows
+        for bank in range(first, last + 1):
+            if not trial.claim(("bank", side, index, bank), 1 << issues[-1]):
+                return None
+    code = trial.route(side.inward, starts, column, 1 << cycle, span)
+    if code is None:
+        return None
+    place = next((p for p in source.map.places if p.side is side), None)
+    if place is None:
+        return None
+    emits: list[Emit] = []
+    maps: dict[tuple[int, int], int] = {}
+    for offset, index in enumerate(table.slices[:span]):
+        key = (starts[offset][1], issues[offset])
+        if key not in maps:
+            map_code = read_streams(trial, plan, [place], key[0], [key[1]], 2)
+            if map_code is None:
+                return None
+            maps[key] = map_code
+            emits.append(lambda k=key, c=map_code: emit_reads(plan, [place], k[0], [k[1]], c, 2))
+    value = plan.memory.value()
+
+    def emit() -> None:
+        for run in emits:
+            run()
+        for offset, index in enumerate(table.slices[:span]):
+            op = mem.Gather(
+                addr=table.row,
+                dst=code + offset,
+                map=maps[starts[offset][1], issues[offset]],
+                lane=source.lane,
+            )
+            intents = (source.map.value,)
+            plan.issue("mem_read", side, index, issues[offset], op, intents)
+            plan.regions.append(
+                (0, int(side), index, table.row, table.count, source.map.value, source.lane,
+                 value, offset, -1, -1, 1, 0)
+            )  # fmt: skip
+
+    return code, value, emit

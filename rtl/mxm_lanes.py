@@ -1,0 +1,308 @@
+"""What belongs to the lanes of an MXM plane: stream taps, activations, accumulators, rounding."""
+
+from collections.abc import Sequence
+
+from amaranth import *
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from waterclock.isa.config import Config
+from waterclock.isa.mxm import ABL, LW
+from waterclock.isa.spec import Instruction, word_bits
+from waterclock.isa.streams import ID_BITS
+from waterclock.rtl.mxm_tile import (
+    BYTE,
+    DIGIT_BITS,
+    FIXED_BITS,
+    activation_bits,
+    sum_bits,
+    tile_size,
+    total_of,
+)
+
+ACC_BITS = 64
+RESULT_STREAMS = 4
+ROUNDING = 3  # cycles from taking an accumulator out to its result
+FRACTION_BITS = 23
+SIGNIFICAND_BITS = FRACTION_BITS + 1
+#: Exponent field of an accumulator whose highest bit is bit 0: it counts 2^-24.
+LOWEST_EXPONENT = 127 - 24
+
+
+def field(word: Value, op: type[Instruction], name: str) -> Value:
+    """Return an operand's field of an instruction word."""
+    spec = next(spec for spec in op.operands if spec.name == name)
+    return word[spec.low : spec.low + spec.bits]
+
+
+def _extended(value: Value, bits: int) -> Value:
+    """Return a number in two's complement with its sign extended.
+
+    A multiplexer of constants: a simulator would take repeated sign bits one by one.
+    """
+    more = bits - len(value)
+    return Mux(value[-1], Cat(value, C(-1, more)), Cat(value, C(0, more))) if more else value
+
+
+def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
+    """Return an activation as an integer of ``bits`` bits, see ``numerics.f16_to_fixed``."""
+    fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
+    normal = exponent.any()
+    magnitude = (Cat(fraction, normal) << (exponent - normal)[:5])[:bits]
+    negative = (~Cat(magnitude, C(0, bits - len(magnitude))) + 1)[:bits]
+    return Mux(is_i8, _extended(raw[:BYTE], bits), Mux(sign, negative, magnitude))
+
+
+def _normalised(m: Module, value: Signal, steps: Sequence[int], name: str) -> tuple[Signal, Value]:
+    """Shift left by the sum of those ``steps`` (descending) that lose only zeros.
+
+    Returns the highest bits, as many as a float can need after steps below the last, with a
+    sticky bit for all others below them; and one bit for each step, the first step's highest.
+    """
+    taken: list[Value] = []
+    for step in steps:
+        zeros = Signal(name=f"{name}_zeros_{step}")
+        m.d.comb += zeros.eq(~value[-step:].any())
+        shifted = Mux(zeros, Cat(C(0, step), value[:-step]), value)
+        rest = len(value) - (SIGNIFICAND_BITS + 1 + step - 1)
+        value = Signal(len(value) - rest + 1, name=f"{name}_{step}")
+        m.d.comb += value.eq(Cat(shifted[:rest].any(), shifted[rest:]))
+        taken.insert(0, zeros)
+    return value, Cat(taken)
+
+
+class MXMFeed(wiring.Component):
+    """What one superlane of a plane takes off the streams, for LW and ABL.
+
+    Parameters
+    ----------
+    config : Config
+        Geometry.
+
+    Members
+    -------
+    lw_in, abl_in : In(word bits)
+        Words from the superlane before, or from the queues.
+    lw_out, abl_out : Out(word bits)
+        The words issued in this cycle, for the next superlane.
+    streams : In(streams * lanes * 8)
+        Register of the column, outward direction.
+    weights : Out(load_streams * lanes * 8)
+        The vectors of the LW, so turned that place i is for rows i modulo ``load_streams``.
+    activations : Out(2 * lanes * 8)
+        The two streams of the ABL.
+
+    Timing
+    ------
+    The outputs belong to the words issued in this cycle.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        width = config.lanes * BYTE
+        super().__init__(
+            {
+                "lw_in": In(word_bits("mxm_lw")),
+                "lw_out": Out(word_bits("mxm_lw")),
+                "abl_in": In(word_bits("mxm_abl")),
+                "abl_out": Out(word_bits("mxm_abl")),
+                "streams": In(config.streams * width),
+                "weights": Out(config.load_streams * width),
+                "activations": Out(2 * width),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += [self.lw_out.eq(self.lw_in), self.abl_out.eq(self.abl_in)]
+        vectors, width = self.config.load_streams, self.config.lanes * BYTE
+        last = self.config.streams - vectors
+        taken = self.streams
+        if last:
+            taken = Signal(vectors * width)
+            number = field(self.lw_out, LW, "src")[:ID_BITS]
+            with m.If(self.lw_out.any()), m.Switch(number):
+                for first in range(last + 1):
+                    with m.Case(first):
+                        m.d.comb += taken.eq(self.streams[first * width :])
+        rows = range(self.config.vector - vectors + 1)
+        if len(rows) == 1:
+            m.d.comb += self.weights.eq(taken)
+        else:
+            with m.If(self.lw_out.any()), m.Switch(field(self.lw_out, LW, "row")):
+                for turn in range(min(vectors, len(rows))):
+                    with m.Case(*rows[turn::vectors]):
+                        places = [(place - turn) % vectors for place in range(vectors)]
+                        m.d.comb += self.weights.eq(
+                            Cat(taken.word_select(place, width) for place in places)
+                        )
+        with m.If(self.abl_out.any()), m.Switch(field(self.abl_out, ABL, "src")[1:ID_BITS]):
+            for pair in range(self.config.streams // 2):
+                with m.Case(pair):
+                    m.d.comb += self.activations.eq(self.streams.word_select(pair, 2 * width))
+        return m
+
+
+class MXMLanes(wiring.Component):
+    """One superlane of a plane: activation buffer, accumulators and rounding of its lanes.
+
+    Parameters
+    ----------
+    config : Config
+        Geometry.
+
+    Members
+    -------
+    store, store_entry, store_data : In(1), In, In(2 * lanes * 8)
+        Write low and high bytes of all lanes into an entry of the activation buffer.
+    fetch, fetch_entry : In(1), In
+        Take an entry out.
+    decode, decode_i8, inside : In(1), In(1), In(lanes)
+        In the next cycle: its format, and the lanes that do not count as zero.
+    multiply, again : In(1), In(1)
+        The tiles multiply in this cycle; a further digit.
+    activations : Out(lanes * activation bits)
+        From the cycle after ``decode``; the next lower digit in each cycle after ``multiply``.
+    accumulate, acc_entry, add, high, written : In(1), In, In(1), In(1), In(lanes)
+        Add ``sums``, times 256 if ``high``, to an accumulator (set it if not ``add``) in the
+        lanes of ``written``.
+    sums : In(blocks * lanes * sum bits)
+        What each block of rows has for these lanes.
+    emit, emit_entry, emit_i32 : In(1), In, In(1)
+        Take an accumulator out, in this format.
+    result : Out(4 * lanes * 8)
+        The four bytes of all lanes, ``ROUNDING`` cycles later.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        lanes, size = config.lanes, tile_size(config)
+        acts, accs = ceil_log2(config.act_entries), ceil_log2(config.acc_entries)
+        super().__init__(
+            {
+                "store": In(1),
+                "store_entry": In(acts),
+                "store_data": In(2 * lanes * BYTE),
+                "fetch": In(1),
+                "fetch_entry": In(acts),
+                "decode": In(1),
+                "decode_i8": In(1),
+                "inside": In(lanes),
+                "multiply": In(1),
+                "again": In(1),
+                "activations": Out(lanes * activation_bits(config, size)),
+                "accumulate": In(1),
+                "acc_entry": In(accs),
+                "add": In(1),
+                "high": In(1),
+                "written": In(lanes),
+                "sums": In(config.vector // size * lanes * sum_bits(size)),
+                "emit": In(1),
+                "emit_entry": In(accs),
+                "emit_i32": In(1),
+                "result": Out(RESULT_STREAMS * lanes * BYTE),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        self._activations(m)
+        emitting, i32 = Signal(2), Signal(2)
+        m.d.sync += emitting.eq(Cat(self.emit, emitting[0]))
+        m.d.sync += i32.eq(Cat(self.emit_i32, i32[0]))
+        results = []
+        for lane in range(self.config.lanes):
+            value = self._accumulator(m, lane)
+            results.append(self._rounded(m, lane, value, emitting, i32))
+        m.d.comb += self.result.eq(
+            Cat(result.word_select(i, BYTE) for i in range(RESULT_STREAMS) for result in results)
+        )
+        return m
+
+    def _activations(self, m: Module) -> None:
+        """Add the activation buffer, and bring what is taken out to fixed point."""
+        lanes, size = self.config.lanes, tile_size(self.config)
+        m.submodules.buffer = buffer = memory.Memory(
+            shape=2 * lanes * BYTE, depth=self.config.act_entries, init=[]
+        )
+        write, read = buffer.write_port(), buffer.read_port(domain="comb")
+        raw = Signal(2 * lanes * BYTE, reset_less=True)
+        m.d.comb += [
+            write.en.eq(self.store),
+            write.addr.eq(self.store_entry),
+            write.data.eq(self.store_data),
+            read.addr.eq(self.fetch_entry),
+        ]
+        m.d.sync += raw.eq(Mux(self.fetch, read.data, raw))
+        width = activation_bits(self.config, size)
+        whole = self.config.digits == 1
+        bits = width if whole else FIXED_BITS
+        for lane in range(lanes):
+            low, high = raw.word_select(lane, BYTE), raw.word_select(lanes + lane, BYTE)
+            fixed = Signal(bits, name=f"fixed_{lane}", reset_less=True)
+            new = _fixed(Cat(low, high), self.decode_i8, bits)
+            new = Mux(self.inside[lane], new, 0)
+            digit = fixed
+            if whole:
+                m.d.sync += fixed.eq(Mux(self.decode, new, fixed))
+            else:
+                with m.If(self.decode):
+                    m.d.sync += fixed.eq(new)
+                with m.Elif(self.multiply):
+                    m.d.sync += fixed.eq(Cat(C(0, DIGIT_BITS), fixed))
+                digit = Cat(fixed[-DIGIT_BITS:], fixed[-1] & ~self.again)
+            m.d.comb += self.activations.word_select(lane, width).eq(digit)
+
+    def _accumulator(self, m: Module, lane: int) -> Signal:
+        """Add the accumulators of one lane; return the register with what ACC takes out."""
+        m.submodules[f"accumulator_{lane}"] = accumulator = memory.Memory(
+            shape=ACC_BITS, depth=self.config.acc_entries, init=[]
+        )
+        write, read = accumulator.write_port(), accumulator.read_port(domain="comb")
+        taken = accumulator.read_port(domain="comb")
+        bits, total = sum_bits(tile_size(self.config)), Signal(ACC_BITS, name=f"total_{lane}")
+        places = range(lane * bits, len(self.sums), self.config.lanes * bits)
+        blocks = [_extended(self.sums[low : low + bits], ACC_BITS) for low in places]
+        before = Mux(self.add, read.data, 0)
+        m.d.comb += [
+            total.eq(total_of(blocks, ACC_BITS)),
+            write.data.eq(Mux(self.high, Cat(C(0, BYTE), total), total) + before),
+            read.addr.eq(self.acc_entry),
+            write.addr.eq(self.acc_entry),
+            write.en.eq(self.accumulate & self.written[lane]),
+            taken.addr.eq(self.emit_entry),
+        ]
+        value = Signal(ACC_BITS, name=f"value_{lane}", reset_less=True)
+        m.d.sync += value.eq(Mux(self.emit, taken.data, value))
+        return value
+
+    def _rounded(
+        self, m: Module, lane: int, value: Signal, emitting: Signal, i32: Signal
+    ) -> Signal:
+        """Return the register with the 32 bits of a result, two cycles after its ``value``."""
+        magnitude = Signal(ACC_BITS, name=f"magnitude_{lane}")
+        m.d.comb += magnitude.eq(Mux(value[-1], ~value + 1, value))
+        coarse, shifted = _normalised(m, magnitude, (32, 16, 8), f"coarse_{lane}")
+        # The low bits for I32, or else 32 bits with the highest in place, and a sticky bit.
+        held, held_shifted = (
+            Signal.like(x, name=f"held_{i}_{lane}", reset_less=True)
+            for i, x in enumerate((coarse, shifted))
+        )
+        sign = Signal(name=f"sign_{lane}", reset_less=True)
+        with m.If(emitting[0]):
+            m.d.sync += [
+                held.eq(Mux(i32[0], value[: len(held)], coarse)),
+                held_shifted.eq(shifted),
+                sign.eq(value[-1]),
+            ]
+        fine, by = _normalised(m, held, (4, 2, 1), f"fine_{lane}")
+        exponent = LOWEST_EXPONENT + Cat(~by, ~held_shifted)
+        sticky, guard, significand = fine[0], fine[1], fine[2:]
+        up = guard & (sticky | significand[0])
+        packed = Signal(31, name=f"packed_{lane}")
+        m.d.comb += packed.eq(Cat(significand[:-1], exponent) + up)
+        f32 = Mux(significand[-1], Cat(packed, sign), 0)
+        result = Signal(32, name=f"result_{lane}", reset_less=True)
+        m.d.sync += result.eq(Mux(emitting[1], Mux(i32[1], held[:32], f32), result))
+        return result

@@ -1,0 +1,218 @@
+"""The public Python API: load or compile a model, run it on an engine, compare."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from waterclock.compiler.checkpoint import load_checkpoint
+from waterclock.compiler.compile import Progress, buckets, compile_model
+from waterclock.compiler.tokenizer import load_tokenizer
+from waterclock.isa.config import Config, load_config
+from waterclock.isa.errors import UserError
+from waterclock.isa.program import Program, is_program, load_program
+from waterclock.sim.engines import Engine, GoldenEngine, Step, TensorEngine, schedule_at
+
+ENGINES = ("tensor", "golden", "rtl")
+
+
+def story() -> Path:
+    """Return the directory of the embedded model."""
+    return Path(str(resources.files("waterclock.compiler").joinpath("story")))
+
+
+def compiled(
+    model: str | Path | None = None,
+    preset: str | Config = "small",
+    context: int | None = None,
+    positions: int | None = None,
+    progress: Progress | None = None,
+) -> Program:
+    """Compile a checkpoint directory, or load a program file.
+
+    Parameters
+    ----------
+    model : path, optional
+        A Hugging Face directory or a program file; by default the embedded model.
+    preset : str or Config
+        Ignored for a program file, which names its configuration.
+    context : int, optional
+        Positions to provide for.
+    positions : int, optional
+        Positions that will be used: larger buckets are left out when ``context`` is not given.
+
+    Raises
+    ------
+    UserError
+        For anything wrong with the file, the preset or the fit.
+    """
+    path = story() if model is None else Path(model)
+    if is_program(path):
+        return load_program(path)
+    config = preset if isinstance(preset, Config) else load_config(preset)
+    checkpoint = load_checkpoint(path)
+    tokenizer = load_tokenizer(path)
+    if context is None and positions is not None:
+        sizes = buckets(checkpoint.context)
+        context = next((size for size in sizes if size >= positions), checkpoint.context)
+    text = tokenizer.to_str() if tokenizer else None
+    return compile_model(checkpoint, config, context, text, progress)
+
+
+@dataclasses.dataclass
+class Result:
+    """A finished run; the lists have one entry for each token that was fed."""
+
+    model: str
+    preset: str
+    engine: str
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str | None
+    cycles_predicted: list[int]
+    cycles_measured: list[int]
+    limit_cycles: int
+    exact: bool
+    cycles_per_second: float
+    wall_seconds: float
+    logits: NDArray[np.float32] = dataclasses.field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the logits as plain data."""
+        found = dataclasses.asdict(self)
+        del found["logits"]
+        return found
+
+
+def tokenizer_of(program: Program) -> Tokenizer | None:
+    """Return the tokenizer that a program carries, or None."""
+    return Tokenizer.from_str(program.tokenizer) if program.tokenizer else None
+
+
+def encode_prompt(
+    program: Program, text: str | None = None, ids: Sequence[int] | None = None
+) -> list[int]:
+    """Return the token ids of a prompt; an empty one is the beginning-of-text token.
+
+    Raises
+    ------
+    UserError
+        For text without a tokenizer, or ids outside the vocabulary.
+    """
+    bos = program.model["bos"]
+    if ids is None:
+        tokenizer = tokenizer_of(program)
+        if text and tokenizer is None:
+            raise UserError(f"{program.name}: has no tokenizer: give the prompt as --prompt-ids")
+        ids = tokenizer.encode(text).ids if text and tokenizer else []
+        if bos is not None and (not ids or ids[0] != bos):
+            ids = [bos, *ids]
+    vocab = program.model["vocab"]
+    for token in ids:
+        if not 0 <= token < vocab:
+            raise UserError(f"prompt: token {token} is unknown, expected 0 to {vocab - 1}")
+    if not ids:
+        raise UserError("prompt: empty, and the model names no beginning-of-text token")
+    return list(ids)
+
+
+def check_engine(name: str) -> None:
+    """Raise ``UserError`` for an engine that does not exist."""
+    if name not in ENGINES:
+        raise UserError(f"engine: found {name!r}, expected one of {', '.join(ENGINES)}")
+
+
+def engine_of(name: str, program: Program, wave: Path | None = None) -> Engine:
+    """Return an engine by name. Raises ``UserError`` for a name that is not in ``ENGINES``."""
+    check_engine(name)
+    if name == "tensor":
+        return TensorEngine(program)
+    if name == "golden":
+        return GoldenEngine(program)
+    from waterclock.sim.rtl_engine import RTLEngine
+
+    return RTLEngine(program, wave)
+
+
+def run(
+    program: Program,
+    prompt_ids: Sequence[int],
+    tokens: int,
+    engine: str = "rtl",
+    *,
+    stop: bool = False,
+    on_step: Callable[[int, Step], None] | None = None,
+    wave: Path | None = None,
+) -> Result:
+    """Feed a prompt and let the machine choose ``tokens`` tokens greedily.
+
+    Every step is compared with the tensor model, bit for bit.
+
+    Parameters
+    ----------
+    stop : bool
+        Whether to end at the model's end-of-text token.
+    on_step : callable, optional
+        Called with (position, step) as soon as a token is there.
+    wave : Path, optional
+        Where the rtl engine records waves (FST).
+
+    Raises
+    ------
+    UserError
+        When the positions exceed the context, or a tool is missing.
+    """
+    steps = len(prompt_ids) + tokens - 1
+    context = program.model["context"]
+    if tokens < 1:
+        raise UserError(f"tokens: found {tokens}, expected 1 or more")
+    if len(prompt_ids) > context:
+        raise UserError(
+            f"prompt: {len(prompt_ids)} tokens are longer than the context of {context} positions"
+        )
+    if steps > context:
+        raise UserError(
+            f"tokens: {len(prompt_ids)} of prompt and {tokens} more exceed the context of "
+            f"{context} positions: ask for {context - len(prompt_ids) + 1} at most"
+        )
+    machine = engine_of(engine, program, wave)
+    judge = TensorEngine(program).run(prompt_ids, steps) if engine != "tensor" else None
+    ids: list[int] = []
+    logits, measured, exact = [], [], True
+    begin = time.perf_counter()
+    for position, step in enumerate(machine.run(prompt_ids, steps)):
+        if judge is not None:
+            expected = next(judge)
+            same = np.array_equal(step.logits.view(np.uint32), expected.logits.view(np.uint32))
+            exact = exact and same and step.next == expected.next
+        logits.append(step.logits)
+        measured.append(step.cycles)
+        if on_step:
+            on_step(position, step)
+        if position >= len(prompt_ids) - 1:
+            ids.append(step.next)
+            if stop and step.next in program.model["eos"]:
+                break
+    seconds = time.perf_counter() - begin
+    tokenizer = tokenizer_of(program)
+    return Result(
+        model=program.name,
+        preset=program.config.name,
+        engine=engine,
+        prompt_ids=list(prompt_ids),
+        ids=ids,
+        text=tokenizer.decode([*prompt_ids, *ids]) if tokenizer else None,
+        cycles_predicted=[schedule_at(program, i).cycles for i in range(len(measured))],
+        cycles_measured=measured,
+        limit_cycles=program.limit_cycles,
+        exact=exact,
+        cycles_per_second=sum(measured) / seconds,
+        wall_seconds=seconds,
+        logits=np.array(logits, np.float32),
+    )

@@ -1,0 +1,259 @@
+"""The command line."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from waterclock import api
+from waterclock.compiler.check import ScheduleError, check_schedule
+from waterclock.compiler.report import report as report_of
+from waterclock.compiler.report import tables
+from waterclock.isa.config import PRESETS, load_config
+from waterclock.isa.errors import UserError
+from waterclock.isa.floorplan import queues
+from waterclock.isa.program import Program, load_program, save_program
+from waterclock.isa.text import disassemble
+from waterclock.sim.engines import Step
+
+app = typer.Typer(
+    help="Waterclock: an open Tensor Streaming Processor, from checkpoint to text on RTL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+Model = Annotated[
+    Path | None,
+    typer.Argument(help="Hugging Face directory or program file; the embedded model if left out."),
+]
+Preset = Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}, or a .yaml file.")]
+
+
+def _with_bar(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any:
+    """Run ``work`` with a progress bar on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("compiling", total=None)
+
+        def advance(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        return work(advance)
+
+
+@app.command()
+def verilog(
+    preset: Preset = "small",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path(
+        "verilog"
+    ),
+) -> None:
+    """Write the chip of a preset as Verilog."""
+    from waterclock.rtl.emit import write_verilog
+
+    config = load_config(preset)
+    files = _with_bar(lambda bar: write_verilog(config, output, bar))
+    table = Table("file", "bytes", title=f"preset {config.name}")
+    for path in files:
+        table.add_row(str(path), f"{path.stat().st_size:,}")
+    out.print(table)
+
+
+@app.command(name="compile")
+def compile_(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Program file to write.")],
+    model: Model = None,
+    preset: Preset = "small",
+    context: Annotated[int | None, typer.Option(help="Positions to provide for.")] = None,
+) -> None:
+    """Compile a model to a program file."""
+    if model is not None and model.is_file():
+        raise UserError(f"{model}: found a file, expected a Hugging Face directory")
+    program = _with_bar(lambda bar: api.compiled(model, preset, context, progress=bar))
+    save_program(program, output)
+    table = Table("context", "cycles a token", "times the limit", "words", title=str(output))
+    for schedule in program.schedules:
+        words = sum(len(found) for found in schedule.words.values())
+        ratio = schedule.cycles / program.limit_cycles
+        table.add_row(str(schedule.context), f"{schedule.cycles:,}", f"{ratio:.2f}", f"{words:,}")
+    out.print(table)
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="Program file.")]) -> None:
+    """Prove that a program is free of conflicts, without running it."""
+    program = load_program(file)
+    table = Table("context", "cycles", "issues", "stream reads", "values", title="proven")
+    for schedule in program.schedules:
+        try:
+            proof = check_schedule(program, schedule)
+        except ScheduleError as error:
+            raise UserError(f"{file}: context {schedule.context}: {error}") from None
+        numbers = (proof.cycles, proof.issues, proof.stream_reads, proof.values)
+        table.add_row(str(schedule.context), *(f"{number:,}" for number in numbers))
+    out.print(table)
+
+
+@app.command()
+def disasm(
+    file: Annotated[Path, typer.Argument(help="Program file.")],
+    queue: Annotated[str | None, typer.Option(help="Name of one queue, as VXM.alu0.")] = None,
+    context: Annotated[int | None, typer.Option(help="One bucket; the first if left out.")] = None,
+) -> None:
+    """Show a program's instructions as text."""
+    program = load_program(file)
+    schedule = program.schedules[0]
+    if context is not None:
+        found = [s for s in program.schedules if s.context == context]
+        if not found:
+            have = ", ".join(str(s.context) for s in program.schedules)
+            raise UserError(f"{file}: context {context}: the program has {have}")
+        schedule = found[0]
+    names = {q.name: q for q in queues(program.config)}
+    if queue is not None and queue not in names:
+        raise UserError(f"queue {queue!r} is unknown: use one of {', '.join(names)}")
+    for name, found in names.items():
+        if found.index in schedule.words and queue in (None, name):
+            print(f"{name}:")
+            for number, line in enumerate(disassemble(found.kind, schedule.words[found.index])):
+                print(f"  {schedule.start + number:5}  {line}")
+
+
+@app.command()
+def run(
+    model: Model = None,
+    preset: Preset = "small",
+    engine: Annotated[str, typer.Option(help=", ".join(api.ENGINES))] = "rtl",
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    prompt_ids: Annotated[str | None, typer.Option(help="Token ids, as 1,2,3.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens to choose.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
+    logits: Annotated[Path | None, typer.Option(help="Write logits, .npy.")] = None,
+    wave: Annotated[Path | None, typer.Option(help="Record waves, .fst (rtl).")] = None,
+) -> None:
+    """Run a model, token by token, and compare every step with the tensor model."""
+    if wave is not None and engine != "rtl":
+        raise UserError(f"wave: engine {engine} has no signals, expected engine rtl")
+    for path in (json_file, logits, wave):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: the folder {path.parent} does not exist")
+    ids = None if prompt_ids is None else _ids(prompt_ids)
+    if prompt is not None and ids is not None:
+        raise UserError("prompt: given as text and as ids, expected one of them")
+    api.check_engine(engine)
+    wanted = 200 if tokens is None else tokens
+    hint = wanted + (len(ids) if ids else len((prompt or "").encode()) + 1)
+    program: Program = _with_bar(
+        lambda bar: api.compiled(model, preset, positions=hint, progress=bar)
+    )
+    fed = api.encode_prompt(program, prompt, ids)
+    if tokens is None:
+        wanted = max(1, min(wanted, program.model["context"] - len(fed) + 1))
+    shown = _Story(program, fed)
+    result = api.run(
+        program, fed, wanted, engine, stop=tokens is None, on_step=shown.step, wave=wave
+    )
+    print()
+    if logits is not None:
+        with logits.open("wb") as file:
+            np.save(file, result.logits)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
+    _summary(result)
+
+
+class _Story:
+    """Prints a text as its tokens come."""
+
+    def __init__(self, program: Program, prompt: list[int]):
+        self.tokenizer = api.tokenizer_of(program)
+        self.ids, self.prompt = list(prompt), len(prompt)
+        self.shown = ""
+        self.show()
+
+    def step(self, position: int, step: Step) -> None:
+        if position >= self.prompt - 1:
+            self.ids.append(step.next)
+            self.show()
+
+    def show(self) -> None:
+        text = " ".join(map(str, self.ids))
+        if self.tokenizer:
+            text = self.tokenizer.decode(self.ids)
+        if text.startswith(self.shown) and not text.endswith("\ufffd"):
+            print(text[len(self.shown) :], end="", flush=True)
+            self.shown = text
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"prompt-ids: found {text!r}, expected numbers such as 1,2,3") from None
+
+
+def _span(cycles: list[int]) -> str:
+    low, high = min(cycles), max(cycles)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _summary(result: api.Result) -> None:
+    table = Table(show_header=False, title=f"{result.model} on {result.preset}, {result.engine}")
+    equal = result.cycles_measured == result.cycles_predicted
+    rate = len(result.cycles_measured) / result.wall_seconds
+    table.add_row("cycles a token, predicted", _span(result.cycles_predicted))
+    table.add_row("cycles a token, measured", _span(result.cycles_measured))
+    table.add_row("the same for every token", "yes" if equal else "NO")
+    table.add_row("limit: weights over streams", f"{result.limit_cycles:,} cycles")
+    table.add_row("simulated", f"{rate:.1f} tokens/s, {result.cycles_per_second:,.0f} cycles/s")
+    table.add_row("exact, every logit and token", "yes" if result.exact else "NO")
+    out.print(table)
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="Program file.")],
+    context: Annotated[int | None, typer.Option(help="One bucket; the first if left out.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write it as JSON.")] = None,
+) -> None:
+    """Show where the cycles go, and the distance from the limit."""
+    program = load_program(file)
+    for schedule in program.schedules:
+        if context in (None, schedule.context):
+            found = report_of(program, schedule)
+            for table in tables(found):
+                out.print(table)
+            if json_file is not None:
+                json_file.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+            return
+    have = ", ".join(str(s.context) for s in program.schedules)
+    raise UserError(f"{file}: context {context}: the program has {have}")
+
+
+@app.command()
+def doctor() -> None:
+    """Show which tools were found, and what each missing one would bring."""
+    from waterclock.doctor import findings
+
+    table = Table("tool", "found", "for")
+    for tool, found, purpose in findings():
+        table.add_row(tool, found or "missing", purpose)
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"waterclock: {error}", file=sys.stderr)
+        sys.exit(2)
