@@ -23,6 +23,7 @@ class Attempt:
     units: dict[int, int]  # id(node) -> ALU number
     rows: dict[tuple[Hemisphere, int], int]  # rows of each set that this attempt takes
     tops: dict[tuple[Hemisphere, int], int]  # the same at the top, for constants
+    maps: dict[tuple[int, int], tuple[int, int]]  # (id(place), diagonal) -> stream code, end
 
     def cycles(self, node: Node) -> list[int]:
         """Return the cycles in which a node issues its items."""

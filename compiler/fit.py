@@ -39,7 +39,7 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
         node.values = [plan.memory.value() for _ in node.offsets]
     start = max(earliest, _bound(plan, stencil))
     for start in range(start, start + TRIES):
-        attempt = Attempt(plan, plan.trial(), start, [], {}, {}, {})
+        attempt = Attempt(plan, plan.trial(), start, [], {}, {}, {}, {})
         if _place(attempt, stencil):
             attempt.trial.commit()
             for emit in attempt.emits:

@@ -1,6 +1,6 @@
 """Operands of a stencil: reads from memory, accumulators and tables that arrive when used."""
 
-from waterclock.compiler.attempt import Attempt, Emit, Found
+from waterclock.compiler.attempt import Attempt, Found
 from waterclock.compiler.fabric import Trial, mask_of
 from waterclock.compiler.memory import Place, Vec
 from waterclock.compiler.plan import Plan, first_cycle
@@ -16,7 +16,7 @@ from waterclock.compiler.stencil import (
 )
 from waterclock.isa import mem, mxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
-from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM
+from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, number_of
 
 
 def route_source(attempt: Attempt, node: Node, position: int) -> Found | None:
@@ -185,75 +185,77 @@ def _emitted(attempt: Attempt, source: Emitted, cycles: list[int]) -> Found | No
 def _gathered(attempt: Attempt, source: Gathered, cycles: list[int], span: int) -> Found | None:
     """Send the map outward past the tables and the rows that it names inward to the VXM."""
     codes, values = [], []
-    for item, table in enumerate(source.tables):
-        found = gather(
-            attempt.trial,
-            attempt.plan,
-            table,
-            source,
-            vxm_column(attempt.plan.config),
-            cycles[item],
-            span,
-        )
+    for table, cycle in zip(source.tables, cycles, strict=True):
+        found = _gather(attempt, table, source, cycle, span)
         if found is None:
             return None
-        code, value, emit = found
-        codes.append(code)
-        values.append(value)
-        attempt.emits.append(emit)
+        codes.append(found[0])
+        values.append(found[1])
     return codes, values
 
 
-def gather(
-    trial: Trial, plan: Plan, table: Table, source: Gathered, column: int, cycle: int, span: int
-) -> tuple[int, int, Emit] | None:
-    """Claim one gathered vector of ``span`` bytes that arrives at ``column`` in ``cycle``."""
+def _gather(
+    attempt: Attempt, table: Table, source: Gathered, cycle: int, span: int
+) -> tuple[int, int] | None:
+    """Claim one gathered vector of ``span`` bytes; return its stream code and value number."""
+    plan, trial = attempt.plan, attempt.trial
     config, side = plan.config, table.side
-    read = mem.read_latency(config)
+    centre = vxm_column(config)
     starts, issues = [], []
     for offset, index in enumerate(table.slices[:span]):
         at = mem_column(config, side, index)
         starts.append((offset, at))
-        issues.append(cycle - abs(at - column) - read)
+        issues.append(cycle - abs(at - centre) - mem.read_latency(config))
         if not trial.claim(("read", side, index), 1 << issues[-1]):
             return None
         first, last = table.row // config.rows, (table.row + table.count - 1) // config.rows
         for bank in range(first, last + 1):
             if not trial.claim(("bank", side, index, bank), 1 << issues[-1]):
                 return None
-    code = trial.route(side.inward, starts, column, 1 << cycle, span)
+    code = trial.route(side.inward, starts, centre, 1 << cycle, span)
+    place = next(p for p in source.map.places if p.side is side)
+    value = plan.memory.value()
     if code is None:
         return None
-    place = next((p for p in source.map.places if p.side is side), None)
-    if place is None:
-        return None
-    emits: list[Emit] = []
-    maps: dict[tuple[int, int], int] = {}
     for offset, index in enumerate(table.slices[:span]):
-        key = (starts[offset][1], issues[offset])
-        if key not in maps:
-            map_code = read_streams(trial, plan, [place], key[0], [key[1]], 2)
-            if map_code is None:
-                return None
-            maps[key] = map_code
-            emits.append(lambda k=key, c=map_code: emit_reads(plan, [place], k[0], [k[1]], c, 2))
-    value = plan.memory.value()
+        issue = issues[offset]
+        map_code = _map_read(attempt, place, starts[offset][1], issue)
+        if map_code is None:
+            return None
 
-    def emit() -> None:
-        for run in emits:
-            run()
-        for offset, index in enumerate(table.slices[:span]):
-            op = mem.Gather(
-                addr=table.row,
-                dst=code + offset,
-                map=maps[starts[offset][1], issues[offset]],
-                lane=source.lane,
-            )
-            intents = (source.map.value,)
-            plan.issue("mem_read", side, index, issues[offset], op, intents)
+        def emit(
+            offset: int = offset, index: int = index, issue: int = issue, map_code: int = map_code
+        ) -> None:
+            op = mem.Gather(addr=table.row, dst=code + offset, map=map_code, lane=source.lane)
+            plan.issue("mem_read", side, index, issue, op, (source.map.value,))
             plan.regions.append(
                 (0, int(side), index, table.row, table.count, source.map.value, source.lane,
                  value, offset, -1, -1, 1, 0)
             )  # fmt: skip
 
-    return code, value, emit
+        attempt.emits.append(emit)
+    return code, value
+
+
+def _map_read(attempt: Attempt, place: Place, column: int, cycle: int) -> int | None:
+    """Claim a map that flows outward past ``column`` in ``cycle``; one read serves a diagonal."""
+    plan, centre = attempt.plan, vxm_column(attempt.plan.config)
+    key = (id(place), cycle - abs(column - centre))
+    known = attempt.maps.get(key)
+    if known is None:
+        code = read_streams(attempt, plan, [place], column, [cycle], 2)
+        if code is not None:
+            attempt.maps[key] = code, column
+            attempt.emits.append(lambda: emit_reads(plan, [place], column, [cycle], code, 2))
+        return code
+    code, end = known
+    step = 1 if column > centre else -1
+    for at in (
+        range(end + step, column + step, step) if abs(column - centre) > abs(end - centre) else ()
+    ):
+        for offset in range(2):
+            name = ("stream", place.side.outward, number_of(code) + offset, at)
+            if not attempt.trial.claim(name, 1 << cycle - abs(column - at)):
+                return None
+    attempt.maps[key] = code, max(end, column, key=lambda c: abs(c - centre))
+    return code

@@ -267,7 +267,7 @@ class MXMLanes(wiring.Component):
         before = Mux(self.add, read.data, 0)
         m.d.comb += [
             total.eq(total_of(blocks, ACC_BITS)),
-            write.data.eq(Mux(self.high, Cat(C(0, BYTE), total), total) + before),
+            write.data.eq(Mux(self.high, Cat(C(0, BYTE), total[:-BYTE]), total) + before),
             read.addr.eq(self.acc_entry),
             write.addr.eq(self.acc_entry),
             write.en.eq(self.accumulate & self.written[lane]),

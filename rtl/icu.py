@@ -1,0 +1,227 @@
+"""ICU: one instruction queue, which walks its words and issues to one unit."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from waterclock.isa import icu
+from waterclock.isa.config import Config
+from waterclock.isa.spec import OPCODE_BITS, WORD_BITS, Instruction, instructions, word_bits
+from waterclock.rtl.sram import ID_BITS, SRAM
+
+ADDRESS_BITS = 16
+
+#: Opcodes with a bit from here on are the unit's, the others the queue's own.
+UNIT_BIT = 3
+
+
+def launch_latency(_: Config) -> int:
+    """Return the cycles from ``launch`` to cycle 0, in which units hold the first instruction."""
+    return 2
+
+
+def _field(word: Value, op: type[Instruction], name: str) -> Value:
+    spec = next(spec for spec in op.operands if spec.name == name)
+    field = word[spec.low : spec.low + spec.bits]
+    return field.as_signed() if spec.signed else field
+
+
+class ICUQueue(wiring.Component):
+    """One instruction queue with its memory.
+
+    Parameters
+    ----------
+    kind : str
+        Kind of queue, see ``isa/floorplan.py``.
+    config : Config
+        Uses ``imem_words``.
+
+    Members
+    -------
+    launch : In(1)
+        Start at word ``start`` : In(16); only while halted.
+    notify : In(1)
+        The or of ``notify_out`` of all queues, without a register.
+    notify_out : Out(1)
+        The queue executes a Notify.
+    word : Out(word_bits(kind))
+        What is issued, strides added; 0 for nothing. The unit registers it.
+    halted : Out(1)
+        The queue is not at work.
+    error : Out(1)
+        A rule of ``isa/icu.py`` was broken in the cycle before. Loops in blocks of others and
+        counts of zero are not checked (the latter are in simulation).
+    host_en, host_we, host_addr, host_wdata, host_rdata
+        Access to the memory while halted, 16 bits of address, 64 of data. What is read in cycle
+        t is there from t + 1 until the next access.
+    id : In(16)
+        A constant that names the memory in simulation: ``IMEM_ID`` + number of the queue.
+
+    Timing
+    ------
+    ``word`` carries what word ``start`` issues one cycle after ``launch``; the unit's register
+    holds it in the cycle after that, which is cycle 0 of the program. ``halted`` rises in the
+    cycle, counted so, in which the Halt stands.
+    """
+
+    def __init__(self, kind: str, config: Config):
+        self.kind, self.config = kind, config
+        own = [op for op in instructions(kind) if op.kind == kind]
+        places = {(spec.low, spec.bits) for op in own if (spec := op.address())}
+        if len(places) > 1 or (places and not all(op.address() for op in own)):
+            raise ValueError(f"{kind}: addresses of the instructions are not in one place")
+        if any(op.opcode < 1 << UNIT_BIT for op in own):
+            raise ValueError(f"{kind}: opcodes below {1 << UNIT_BIT} belong to the ICU")
+        #: Position and width of the field to which strides are added, if there is one.
+        self.address = next(iter(places), None)
+        super().__init__(
+            {
+                "launch": In(1),
+                "start": In(ADDRESS_BITS),
+                "notify": In(1),
+                "notify_out": Out(1),
+                "word": Out(word_bits(kind)),
+                "halted": Out(1),
+                "error": Out(1),
+                "host_en": In(1),
+                "host_we": In(1),
+                "host_addr": In(ADDRESS_BITS),
+                "host_wdata": In(WORD_BITS),
+                "host_rdata": Out(WORD_BITS),
+                "id": In(ID_BITS),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = SRAM(len(self.word), self.config.imem_words)
+        fetched, opcode = memory.rdata, memory.rdata[:OPCODE_BITS]
+        running, seen = Signal(), Signal()  # seen: the word was there in the cycle before, too
+        unit, stay, jump, issue = Signal(), Signal(), Signal(), Signal()
+        own = [op for op in instructions(self.kind) if op.kind == "icu"]
+        execute = {op: Signal(name=op.mnemonic) for op in own}
+        with m.If(running):
+            m.d.comb += unit.eq(opcode[UNIT_BIT:].any())
+            m.d.comb += [signal.eq(opcode == op.opcode) for op, signal in execute.items()]
+        m.d.sync += [running.eq(Mux(running, ~execute[icu.Halt], self.launch)), seen.eq(stay)]
+        m.d.comb += self.halted.eq(~running)
+
+        pc = Signal(len(memory.addr))  # of the word in ``fetched``
+        # Memory, opcode, one subtraction, memory is the longest path: pc + 1 is pc - (-1).
+        back = Mux(jump, _field(fetched, icu.Loop, "length"), C((1 << len(pc)) - 1, len(pc)))
+        m.d.comb += [
+            memory.id.eq(self.id),
+            memory.en.eq(Mux(running, ~stay, self.launch | self.host_en)),
+            memory.we.eq(~running & ~self.launch & self.host_we),
+            memory.addr.eq(Mux(running, pc - back, Mux(self.launch, self.start, self.host_addr))),
+            # Bits that no instruction of this kind has take no memory on an FPGA.
+            memory.wdata.eq(self.host_wdata & self._used_bits()),
+            self.host_rdata.eq(fetched),
+        ]
+        with m.If(memory.en):
+            m.d.sync += pc.eq(memory.addr)
+
+        offset, looping = self._loop(m, fetched, execute[icu.Loop], jump)
+        due = self._wait(m, fetched, seen, execute, stay)
+        late = self._sync(m, execute, seen, stay)
+        m.d.comb += issue.eq(unit | due)
+        self._issue(m, fetched, execute[icu.Repeat], issue, offset)
+
+        after_unit = Signal()
+        m.d.sync += after_unit.eq(unit)
+        repeat, new = execute[icu.Repeat], ~seen
+        count, distance = (_field(fetched, icu.Repeat, name) for name in ("count", "distance"))
+        faults = [
+            (running & ~unit & (opcode >= len(own)), "illegal instruction"),
+            (repeat & new & ~after_unit, "Repeat does not follow a unit's instruction"),
+            ((execute[icu.Sync] | execute[icu.Notify]) & looping, "Sync or Notify in a Loop"),
+            (late, "Sync is reached after the Notify"),
+            (running & self.launch, "launched while running"),
+        ]
+        zero = (repeat & ((count == 0) | (distance == 0))) | (
+            execute[icu.Loop] & ((count == 0) | (_field(fetched, icu.Loop, "length") == 0))
+        )
+        m.d.sync += self.error.eq(Cat(fault for fault, _ in faults).any())
+        for fault, what in [*faults, (zero, "a count of zero")]:
+            m.d.sync += Assert(~fault, Format("queue {} word {}: " + what, self.id, pc))
+        return m
+
+    def _loop(
+        self, m: Module, fetched: Signal, execute: Signal, jump: Signal
+    ) -> tuple[Signal, Signal]:
+        """Decide whether a Loop jumps; return what it adds to addresses and whether one runs."""
+        count = _field(fetched, icu.Loop, "count")
+        looping, rounds, left = Signal(), Signal(len(count)), Signal(len(count))
+        offset = Signal(self.address[1] if self.address else 0)
+        m.d.comb += left.eq(Mux(looping, rounds, count))
+        with m.If(execute):
+            m.d.comb += jump.eq(left.any())
+            m.d.sync += [looping.eq(jump), rounds.eq(left - 1), offset.eq(0)]
+            with m.If(jump):
+                m.d.sync += offset.eq(offset + _field(fetched, icu.Loop, "stride"))
+        with m.If(self.launch):
+            m.d.sync += [looping.eq(0), offset.eq(0)]
+        return offset, looping
+
+    def _wait(
+        self,
+        m: Module,
+        fetched: Signal,
+        seen: Signal,
+        execute: dict[type[Instruction], Signal],
+        stay: Signal,
+    ) -> Signal:
+        """Count the cycles of NOP and Repeat; return whether a Repeat issues."""
+        distance, count = (_field(fetched, icu.Repeat, name) for name in ("distance", "count"))
+        cycles = _field(fetched, icu.NOP, "count")
+        wait, left = Signal(len(cycles)), Signal(len(cycles))  # cycles, this one included
+        times, more = Signal(len(count)), Signal(len(count))  # issues, the next one included
+        due = Signal()
+        repeat = execute[icu.Repeat]
+        m.d.comb += left.eq(Mux(seen, wait, Mux(repeat, distance, cycles)))
+        m.d.comb += more.eq(Mux(seen, times, count))
+        over = Signal()
+        m.d.comb += over.eq(~left[1:].any())
+        with m.If(execute[icu.NOP]):
+            m.d.comb += stay.eq(~over)
+            m.d.sync += wait.eq(left - 1)
+        with m.If(repeat):
+            m.d.comb += [due.eq(over), stay.eq(~over | more[1:].any())]
+            m.d.sync += [wait.eq(Mux(over, distance, left - 1)), times.eq(more - over)]
+        return due
+
+    def _sync(
+        self, m: Module, execute: dict[type[Instruction], Signal], seen: Signal, stay: Signal
+    ) -> Value:
+        """Park a Sync until the Notify arrives; return whether it is too late for one."""
+        # Of the notify latency, one cycle is the register here and one that of the memory.
+        flight = Signal(icu.notify_latency(self.config) - 2)
+        m.d.sync += self.notify_out.eq(execute[icu.Notify])
+        m.d.sync += flight.eq(Cat(self.notify, flight))
+        with m.If(execute[icu.Sync]):
+            m.d.comb += stay.eq(~flight[-1])
+        return execute[icu.Sync] & ~seen & (self.notify | flight.any())
+
+    def _issue(
+        self, m: Module, fetched: Signal, repeat: Signal, issue: Signal, offset: Signal
+    ) -> None:
+        """Issue the fetched word or, for a Repeat, the last one, with strides added."""
+        last = Signal(len(self.word), reset_less=True)
+        base = Mux(repeat, last, fetched)
+        with m.If(issue):
+            m.d.comb += self.word.eq(base)
+            if self.address:
+                low, bits = self.address
+                step = Mux(repeat, _field(fetched, icu.Repeat, "stride"), offset)
+                m.d.comb += self.word[low : low + bits].eq(base[low : low + bits] + step)
+            m.d.sync += last.eq(self.word)
+
+    def _used_bits(self) -> int:
+        """Return which bits of the words of this kind are ever set."""
+        used = 0
+        for op in instructions(self.kind):
+            used |= op.opcode
+            for spec in op.operands:
+                used |= (1 << spec.bits) - 1 << spec.low
+        return used
