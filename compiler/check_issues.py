@@ -132,8 +132,9 @@ class Issued:
         """Say where an issue comes from: queue, cycle, word and operation."""
         index = int(self.queue[issue])
         served = self.schedule.served[index]
-        run = np.searchsorted(np.cumsum(served[:, 0]), issue - self.first[index], "right")
-        operation = self.schedule.operations[served[run, 1]]
+        ends: Ints = np.cumsum(served[:, 0], dtype=np.int64)
+        run = int((ends <= issue - self.first[index]).sum())
+        operation = self.schedule.operations[int(served[run, 1])]
         return (
             f"{self.queues[index].name} cycle {self.cycle[issue]} word {self.pc[issue]} "
             f"({operation})"

@@ -187,7 +187,7 @@ class Memory:
         )
 
     def _check_scatter(self) -> None:
-        """Check what arrives at each Scatter, and that no region is scattered twice."""
+        """Check what arrives at each Scatter, and that its region is whole and scattered once."""
         scatter, region = self.issued.groups[mem.Scatter], self.region[mem.Scatter]
         source, byte = self.regions["source"][region], self.regions["source_byte"][region]
         expected = source << BYTE_BITS | byte
@@ -198,6 +198,19 @@ class Memory:
             lambda i: (
                 f"scatter src: expected {show(int(expected[i]))} for its region, "
                 f"found {show(int(found[i]))} (intent: value {scatter.intents['src'][i]})"
+            ),
+        )
+        empty = np.full(len(region), -1, np.int64)
+        for i, number in enumerate(region.tolist()):
+            rows = self.rows.of_region(self.regions, number)[:-1]
+            if not self.rows.loaded[rows].all():
+                empty[i] = rows[np.argmin(self.rows.loaded[rows])]
+        self.violations.expect(
+            empty == -1,
+            scatter.issue,
+            lambda i: (
+                f"scatter: expected the rows of its region in the memory image, because it "
+                f"writes one of them, found unwritten memory at {self.rows.name(int(empty[i]))}"
             ),
         )
         order = np.argsort(region, kind="stable")  # a region's issues stay in order of cycles

@@ -54,7 +54,13 @@ class Rows:
         self.stale, self.loaded = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
         self._load_extents(program)
         self._load_image(program)
-        gathered, scattered, ports = (np.zeros(total, np.bool_) for _ in range(3))
+        ports = self._port_rows(program)
+        for row in np.flatnonzero((self.extent != NOTHING) & ~self.loaded & ~ports)[:1].tolist():
+            raise ScheduleError(
+                f"extents: {self.name(row)}: expected in the memory image or in a port, found that "
+                f"nobody loads it"
+            )
+        gathered, scattered = np.zeros(total, np.bool_), np.zeros(total, np.bool_)
         for schedule in schedules:
             regions = self.regions(schedule)
             for i in range(len(regions["base"])):
@@ -64,10 +70,6 @@ class Rows:
                     scattered[rows[:-1]] = True
                 else:
                     gathered[rows] = True
-        for name, port in program.ports.items():
-            places = port.places.reshape(-1, 3).astype(np.int64).T
-            self._expect_inside(places[0], places[1], places[2], places[2], f"port {name}: place")
-            ports[self.number(*places)] = True
         tables = self.loaded & ((self.extent != NOTHING) | gathered) & ~ports & ~self.stale
         self.kept: Bools = tables | scattered
 
@@ -136,6 +138,14 @@ class Rows:
             raise ScheduleError(
                 f"extents: {self.name(int(rows[twice]))}: expected one tag, found {found}"
             )
+
+    def _port_rows(self, program: Program) -> Bools:
+        ports = np.zeros(len(self.extent), np.bool_)
+        for name, port in program.ports.items():
+            side, index, row = port.places.reshape(-1, 3).astype(np.int64).T
+            self._expect_inside(side, index, row, row, f"port {name}: place")
+            ports[self.number(side, index, row)] = True
+        return ports
 
     def _load_image(self, program: Program) -> None:
         self.blocks: list[tuple[int, NDArray[np.uint8]]] = []

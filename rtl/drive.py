@@ -46,63 +46,56 @@ def drive_streams(m: Module, config: Config, drives: Sequence[Drive]) -> DriveBu
         All drivers of the column.
     """
     streams, width = config.streams, config.lanes * 8
-    valid = [Signal(streams, name=f"{way}_valid") for way in ("east", "west")]
-    data = [Signal(streams * width, name=f"{way}_data") for way in ("east", "west")]
+    valid = [Signal(streams, name=f"{way}_valid_bus") for way in ("east", "west")]
+    data = [Signal(streams * width, name=f"{way}_data_bus") for way in ("east", "west")]
     double, beyond = Signal(), Signal()
-    masks: list[tuple[Signal, Signal]] = []
+    masks: list[Sequence[Signal]] = []
     for index, drive in enumerate(drives):
         most = len(drive.data) // width
-        number, ones = drive.dst[:ID_BITS], Cat(drive.count > i for i in range(most))
         mask = Signal(most + (1 << ID_BITS), name=f"mask_{index}")
-        placed = Signal(streams * width, name=f"placed_{index}")
-        ways = (Signal(streams, name=f"east_{index}"), Signal(streams, name=f"west_{index}"))
-        active = drive.count.any()
-        with m.If(active):
-            m.d.comb += mask.eq(ones << number)
-            _place(m, drive, streams, width, placed)
-            for direction, way in enumerate(ways):
+        driven = [Signal(streams, name=f"{way}_mask_{index}") for way in ("east", "west")]
+        # Inside one condition, so that an idle driver costs a simulator one test.
+        with m.If(drive.count.any()):
+            ones = Cat(drive.count > position for position in range(most))
+            m.d.comb += mask.eq(ones << drive.dst[:ID_BITS])
+            turned = _turned(m, drive, streams, width, f"turned_{index}")
+            for direction, way in enumerate(driven):
                 with m.If(drive.dst[ID_BITS] == direction):
                     m.d.comb += way.eq(mask)
                 for number in range(streams):
-                    field = slice(number * width, (number + 1) * width)
                     with m.If(way[number]):
-                        m.d.comb += data[direction][field].eq(placed[field])
+                        m.d.comb += (
+                            data[direction]
+                            .word_select(number, width)
+                            .eq(turned[number % len(turned)])
+                        )
         with m.If(mask[streams:].any()):
             m.d.comb += beyond.eq(1)
         for other in masks:
-            with m.If((other[0] & ways[0]).any() | (other[1] & ways[1]).any()):
+            with m.If((Cat(other) & Cat(driven)).any()):
                 m.d.comb += double.eq(1)
-        masks.append(ways)
-    for direction in range(2):
-        either = Const(0, streams)
-        for ways in masks:
-            either = either | ways[direction]
-        m.d.comb += valid[direction].eq(either)
+        masks.append(driven)
+    for direction, bus in enumerate(valid):
+        either: Value = C(0, streams)
+        for driven in masks:
+            either = either | driven[direction]
+        m.d.comb += bus.eq(either)
     return DriveBus(valid[0], data[0], valid[1], data[1], double, beyond)
 
 
-def _place(m: Module, drive: Drive, streams: int, width: int, placed: Signal) -> None:
-    """Bring the data of ``drive`` to every stream that could take it.
+def _turned(m: Module, drive: Drive, streams: int, width: int, name: str) -> list[Value]:
+    """Return the driver's streams in the order of their numbers modulo a power of two.
 
-    Stream s takes data (s - first stream) modulo a power of two: the masks say where that is
-    meant, and few bits of the code have to be looked at.
+    The masks say which of them are meant, so few bits of the code have to be looked at.
     """
     most = len(drive.data) // width
     bits = (most - 1).bit_length()
-
-    def at(first: int) -> Value:
-        sources = [(number - first) % (1 << bits) for number in range(streams)]
-        return Cat(
-            drive.data[source * width : (source + 1) * width] if source < most else C(0, width)
-            for source in sources
-        )
-
-    # A driver of all streams has only one place, and needs no multiplexer.
-    places = min(1 << bits, streams - drive.fewest + 1)
-    if places == 1:
-        m.d.comb += placed.eq(at(0))
-        return
-    with m.Switch(drive.dst[:bits]):
-        for first in range(places):
-            with m.Case(first):
-                m.d.comb += placed.eq(at(first))
+    size = 1 << bits
+    value = Cat(drive.data, C(0, size * width - len(drive.data)))
+    # A driver of all streams has only one place, and nothing to turn.
+    for bit in range(bits if streams > drive.fewest else 0):
+        by = len(value) - (width << bit)
+        stage = Signal(len(value), name=f"{name}_{bit}")
+        m.d.comb += stage.eq(Mux(drive.dst[bit], Cat(value[by:], value[:by]), value))
+        value = stage
+    return [value.word_select(position, width) for position in range(size)]

@@ -177,18 +177,21 @@ class ICUQueue(wiring.Component):
         cycles = _field(fetched, icu.NOP, "count")
         wait, left = Signal(len(cycles)), Signal(len(cycles))  # cycles, this one included
         times, more = Signal(len(count)), Signal(len(count))  # issues, the next one included
-        due = Signal()
+        due, over, waiting = Signal(), Signal(), Signal()
         repeat = execute[icu.Repeat]
-        m.d.comb += left.eq(Mux(seen, wait, Mux(repeat, distance, cycles)))
-        m.d.comb += more.eq(Mux(seen, times, count))
-        over = Signal()
-        m.d.comb += over.eq(~left[1:].any())
+        m.d.comb += [
+            left.eq(Mux(waiting, wait, Mux(repeat, distance, cycles))),
+            more.eq(Mux(seen, times, count)),
+            over.eq(~left[1:].any()),
+        ]
         with m.If(execute[icu.NOP]):
             m.d.comb += stay.eq(~over)
-            m.d.sync += wait.eq(left - 1)
         with m.If(repeat):
             m.d.comb += [due.eq(over), stay.eq(~over | more[1:].any())]
-            m.d.sync += [wait.eq(Mux(over, distance, left - 1)), times.eq(more - over)]
+            m.d.sync += times.eq(more - over)
+        with m.If(stay):
+            m.d.sync += wait.eq(left - 1)
+        m.d.sync += waiting.eq(stay & ~over)
         return due
 
     def _sync(
@@ -208,14 +211,17 @@ class ICUQueue(wiring.Component):
     ) -> None:
         """Issue the fetched word or, for a Repeat, the last one, with strides added."""
         last = Signal(len(self.word), reset_less=True)
-        base = Mux(repeat, last, fetched)
+        base = Signal(len(self.word))
         with m.If(issue):
-            m.d.comb += self.word.eq(base)
-            if self.address:
-                low, bits = self.address
-                step = Mux(repeat, _field(fetched, icu.Repeat, "stride"), offset)
-                m.d.comb += self.word[low : low + bits].eq(base[low : low + bits] + step)
+            m.d.comb += base.eq(Mux(repeat, last, fetched))
             m.d.sync += last.eq(self.word)
+        m.d.comb += self.word.eq(base)
+        if self.address:
+            low, bits = self.address
+            step = Signal(bits)
+            with m.If(issue):
+                m.d.comb += step.eq(Mux(repeat, _field(fetched, icu.Repeat, "stride"), offset))
+            m.d.comb += self.word[low : low + bits].eq(base[low : low + bits] + step)
 
     def _used_bits(self) -> int:
         """Return which bits of the words of this kind are ever set."""

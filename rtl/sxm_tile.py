@@ -139,16 +139,12 @@ class SXMTile(wiring.Component):
                 field(words["transpose"], "src", Transpose), transpose_streams(self.config)
             ),
         }
-        wrong: Value = bus.double | bus.beyond
-        for queue, word in words.items():
-            illegal = Signal(name=f"{queue}_illegal")
-            m.d.comb += illegal.eq(word.any() & ~legal[queue])
-            text = Format(f"SXM: illegal instruction of the {queue} queue: {{:x}}", word)
-            m.d.sync += Assert(~illegal, text)
-            wrong = wrong | illegal
-        m.d.sync += Assert(~bus.double, "SXM: two results are driven onto one stream")
-        m.d.sync += Assert(~bus.beyond, "SXM: a stream is driven that the chip does not have")
-        m.d.comb += self.error.eq(wrong)
+        illegal = {queue: word.any() & ~legal[queue] for queue, word in words.items()}
+        wrong = Cat(illegal.values(), bus.double, bus.beyond)
+        text = "SXM: illegal shift {}, permute {}, transpose {}; two results meet {}; no stream {}"
+        m.d.comb += self.error.eq(wrong.any())
+        with m.If(self.error):
+            m.d.sync += Assert(0, Format(text, *wrong))
         return m
 
     def _streams(self, span: int = 1, first: int = 0, step: int = 1) -> Iterator[tuple[int, Value]]:

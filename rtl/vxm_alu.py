@@ -58,7 +58,9 @@ class Comparison:
 
         # Simulators evaluate what stands inside an If only when its condition holds.
         with m.If(active & floating):
-            for operand, flushed, key, small in zip((a, b), (self.a, self.b), keys, tiny, strict=True):
+            for operand, flushed, key, small in zip(
+                (a, b), (self.a, self.b), keys, tiny, strict=True
+            ):
                 m.d.comb += small.eq(each(lambda x: ~x[23:31].any(), operand))
                 for lane in range(lanes):
                     field = slice(lane * 32, lane * 32 + 32)

@@ -145,7 +145,7 @@ class Plane:
             self._activations[entry] = vector
         self._arrivals.clear()
         for product in self._products:
-            if product.sums is None and product.cycle + WEIGHTS_AT + 1 <= cycle:
+            if product.sums is None and product.cycle + WEIGHTS_AT <= cycle:
                 if self._array is None:
                     raise self._hazard(f"the abc of cycle {product.cycle} found no array installed")
                 product.sums = product.activations @ self._array.weights(product.op.weight)

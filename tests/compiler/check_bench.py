@@ -125,7 +125,7 @@ class Bench:
             name="bench",
             config=self.config,
             schedules=schedules,
-            memory=self.memory,
+            memory=self._image(),
             extents=table(self.extents, EXTENT_COLUMNS),
             ports=self.ports,
             limit_cycles=0,
@@ -133,6 +133,19 @@ class Bench:
             tensors={},
             tokenizer=None,
         )
+
+    def _image(self) -> dict[tuple[int, int, int], np.ndarray]:
+        """Return the memory with zeros in rows of extents that neither it nor a port loads."""
+        loaded = {(s, i, row + k) for (s, i, row), d in self.memory.items() for k in range(len(d))}
+        loaded |= {
+            tuple(place) for p in self.ports.values() for place in p.places.reshape(-1, 3).tolist()
+        }
+        image = dict(self.memory)
+        for side, index, first, step, count, _, _, _ in self.extents:
+            for row in range(first, first + count * step, step) if step else [first]:
+                if (side, index, row) not in loaded:
+                    image[side, index, row] = np.zeros((1, self.config.vector), np.uint8)
+        return image
 
     def check(self) -> Proof:
         """Assemble and check."""
@@ -216,11 +229,14 @@ TOKEN, ROW, CACHE = 80, 81, 90
 def embedder() -> Bench:
     """Return Gather -> Scatter -> Read -> Write, all by one map: row TOKEN of a table."""
     bench = Bench()
+    places = np.array([[[[EAST, 0, 0], [EAST, 1, 0]]]], np.int64)
+    bench.ports["token"] = Port(places=places, dtype="uint16", shape=(16,))
     for byte in range(2):
         bench.holds(EAST, byte, 0, TOKEN, byte)
         for cycle in (0, 2):
             bench.put(f"MEM_E{byte}.read", cycle, f"read addr=0, dst=E{byte}", (-1,))
     bench.memory[EAST, 4, 10] = np.zeros((3, bench.config.vector), np.uint8)
+    bench.memory[EAST, 8, 100] = np.zeros((4, bench.config.vector), np.uint8)
     bench.regions.append((0, EAST, 4, 10, 3, TOKEN, 5, ROW, 0, -1, -1, 0, 0))
     bench.regions.append((1, EAST, 8, 100, 5, TOKEN, 5, CACHE, 0, ROW, 0, 2, 1))
     bench.put("MEM_E4.read", 3, "gather addr=10, dst=E2, map=E0, lane=5", (TOKEN,))

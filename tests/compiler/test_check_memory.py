@@ -1,5 +1,7 @@
 """The checker on memory: rows, banks, regions, maps, and what must stay for the next run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from check_bench import CACHE, EAST, ROW, TOKEN, WEST, Bench, X, Y, broken, embedder, table
@@ -154,7 +156,7 @@ def test_map_must_arrive_at_gather_and_scatter():
 
 def test_rows_of_a_gather_must_be_initialised():
     bench = embedder()
-    bench.memory = {(EAST, 4, 10): np.zeros((2, 16), np.uint8)}
+    bench.memory[EAST, 4, 10] = np.zeros((2, 16), np.uint8)
     broken(bench, r"MEM_E4.read cycle 3.*found unwritten memory at MEM_E4 row 12")
     bench.holds(EAST, 4, 12, X, 0)
     bench.check()
@@ -182,6 +184,12 @@ def test_rows_of_a_scatter_region_are_stale_before_the_scatter():
     bench.check()
     bench.put("MEM_E8.read", 5, "read addr=101, dst=E9", (-1,))
     broken(bench, r"MEM_E8.read cycle 5.*read addr 101: expected a value, found unwritten memory")
+
+
+def test_rows_of_a_scatter_region_must_be_in_the_image():
+    bench = embedder()
+    bench.memory[EAST, 8, 100] = np.zeros((3, 16), np.uint8)
+    broken(bench, r"MEM_E8.write cycle 6.*in the memory image.*unwritten memory at MEM_E8 row 103")
 
 
 def test_spare_row_of_a_scatter_region_holds_nothing_afterwards():
@@ -235,6 +243,7 @@ def test_table_of_maps_is_checked_against_the_regions_that_use_it():
 
 def test_map_of_the_image_itself_is_checked():
     bench = looker(largest=0)
+    bench.ports.clear()
     bench.extents = [row for row in bench.extents if row[5] != TOKEN]
     for byte, content in enumerate((4, 0)):
         bench.holds(EAST, byte, 0, TOKEN, byte)
@@ -312,6 +321,14 @@ def test_extents_must_lie_within_slices(row):
     broken(bench, r"extent 1: expected")
 
 
+def test_extents_must_be_loaded():
+    bench = copier()
+    schedule = bench.schedule()
+    program = dataclasses.replace(bench.program(schedule), memory={})
+    with pytest.raises(ScheduleError, match=r"extents: MEM_E0 row 0: .*nobody loads it"):
+        check_program(program)
+
+
 def test_extents_must_give_a_row_one_tag():
     bench = copier()
     bench.holds(EAST, 0, 0, Y, 0)
@@ -327,6 +344,6 @@ def test_memory_image_must_have_rows_of_the_vector():
 def test_tables_must_have_their_columns():
     bench = copier()
     schedule = bench.schedule()
-    object.__setattr__(schedule, "results", table([(1, 2)], ("side", "slice")))
+    schedule = dataclasses.replace(schedule, results=table([(1, 2)], ("side", "slice")))
     with pytest.raises(ScheduleError, match=r"results: expected columns side, slice, row"):
         check_program(bench.program(schedule))

@@ -14,7 +14,6 @@ from check_bench import TOKEN, Bench, adder, embedder, multiplier
 
 from waterclock.compiler.check import ScheduleError
 from waterclock.isa.floorplan import Hemisphere, queues
-from waterclock.isa.program import EXTENT_COLUMNS
 from waterclock.isa.spec import Role
 from waterclock.isa.text import parse, to_text
 from waterclock.sim.golden import Golden
@@ -25,9 +24,7 @@ SEED = 1107
 def load(bench: Bench) -> None:
     """Fill the memory image with random data wherever an extent says that there is some."""
     random = np.random.default_rng(SEED)
-    for row in bench.extents:
-        side, index, first, step, count, value, _, byte = row
-        assert len(row) == len(EXTENT_COLUMNS)
+    for side, index, first, step, count, value, _, byte in bench.extents:
         for i in range(count):
             data = random.integers(0, 128, (1, bench.config.vector), np.uint8)
             if value == TOKEN:
@@ -44,9 +41,9 @@ def mutants(bench: Bench) -> Iterator[tuple[str, Bench]]:
     for number, placed in enumerate(bench.placed):
         busy = [p.cycle + k for p in bench.placed if p.queue == placed.queue for k in (0, 1)]
         for cycle in (placed.cycle - 1, placed.cycle + 1):
-            if cycle >= 0 and cycle not in busy or len(busy) == 2:
+            if cycle >= 0 and (cycle not in busy or len(busy) == 2):
                 mutant = copy.deepcopy(bench)
-                mutant.placed[number].cycle = max(cycle, 0)
+                mutant.placed[number].cycle = cycle
                 yield f"{placed.queue}: {placed.text} in cycle {cycle}", mutant
         op = parse(kinds[placed.queue], placed.text)
         for spec in op.operands:

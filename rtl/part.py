@@ -1,0 +1,50 @@
+"""Parts of the chip that are converted once and instanced: the tile style of this generator."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+Nets = dict[str, Signal]
+
+
+def any_of(values: Sequence[Value]) -> Value:
+    """Return the bitwise or of ``values``."""
+    return reduce(operator.or_, values)
+
+
+def instance(
+    m: Module,
+    module: str,
+    part: wiring.Component,
+    name: str,
+    nets: Mapping[str, Value] | None = None,
+) -> Nets:
+    """Add an instance of an emitted part; return its ports as signals.
+
+    Parameters
+    ----------
+    module : str
+        Name under which ``part`` is converted.
+    part : Component
+        Says what ports there are; it is not elaborated here.
+    name : str
+        Name of the instance, and prefix of its nets.
+    nets : mapping, optional
+        Values for some of the inputs; the others are left to be assigned.
+    """
+    found: Nets = {}
+    connections: dict[str, Value] = {}
+    for port, member in part.signature.members.items():
+        found[port] = Signal(member.shape, name=f"{name}_{port}")
+        way = "i" if member.flow is In else "o"
+        connections[f"{way}_{port}"] = found[port]
+    for port, value in (nets or {}).items():
+        m.d.comb += found[port].eq(value)
+    m.submodules[name] = Instance(
+        module, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections
+    )
+    return found

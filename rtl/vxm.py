@@ -1,0 +1,390 @@
+"""The VXM: one superlane of ALUs with its stream column.
+
+A tile has a result bus for each ALU and one for the reducer: the register that holds a result
+for one cycle. An operation takes its values from the column's registers or from buses in the
+cycle of issue; what is about to enter a bus may enter the column in the same cycle.
+
+    column, buses, immediate -> operands -> simple operation, or pipelined units
+                                         -> result -> bus and column
+
+The tile has instances of smaller parts (``alu_parts``), which are converted once each.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from waterclock.isa.config import Config
+from waterclock.isa.spec import OPCODE_BITS, Instruction, Operand, word_bits
+from waterclock.isa.streams import (
+    ID_BITS,
+    SOURCE_ALU,
+    SOURCE_IMM,
+    STREAM_BITS,
+    TARGET_BITS,
+    Direction,
+)
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
+from waterclock.rtl.vxm_alu import SimpleALU, add_unit, alu_parts, matches
+from waterclock.rtl.vxm_reduce import VXMReducer
+
+BYTE = 8
+GROUP = 4  # streams that hold one 32-bit value a lane
+VALUE_BITS = 32
+
+
+def vxm_parts(config: Config) -> dict[str, wiring.Component]:
+    """Return the components of a VXM by the name that each has to be converted with.
+
+    The Verilog of ``clock_gate_verilog`` belongs to them. A chip has instances of ``vxm_tile``
+    (one a superlane) and ``vxm_reducer``; these have instances of the others.
+    """
+    tile: dict[str, wiring.Component] = {
+        "vxm_tile": VXMTile(config),
+        "vxm_reducer": VXMReducer(config),
+    }
+    return tile | alu_parts(config.lanes)
+
+
+def _field(word: Value, op: type[Instruction], name: str) -> Value:
+    spec = next(spec for spec in op.operands if spec.name == name)
+    return word[spec.low : spec.low + spec.bits]
+
+
+def _span(op: type[Instruction], name: str) -> int:
+    """Return how many streams an operand of the VXM spans."""
+    spec: Operand = next(spec for spec in op.operands if spec.name == name)
+    assert isinstance(spec.streams, int)
+    return spec.streams
+
+
+def _planes(value: Value) -> list[Value]:
+    """Return the four byte planes of 32-bit lanes."""
+    lanes = range(len(value) // VALUE_BITS)
+    return [Cat(value.word_select(lane * 4 + k, BYTE) for lane in lanes) for k in range(4)]
+
+
+def _choose(m: Module, index: Value, choices: Sequence[Value], target: Value) -> None:
+    """Assign ``choices[index]`` to ``target`` by a tree of Ifs."""
+    if len(choices) == 1:
+        m.d.comb += target.eq(choices[0])
+        return
+    top = (len(choices) - 1).bit_length() - 1
+    with m.If(index[top]):
+        _choose(m, index, choices[1 << top :], target)
+    with m.Else():
+        _choose(m, index, choices[: 1 << top], target)
+
+
+@dataclasses.dataclass
+class _Result:
+    """What an ALU, or the reducer, is about to put on its bus."""
+
+    valid: Signal
+    value: Signal  #: lanes * 32
+    target: Signal  #: the ISA's target
+    span: Signal  #: streams of the target, one bit each for 1, 2 and 4
+    error: Signal
+
+
+class VXMTile(wiring.Component):
+    """One superlane of the VXM: stream column, ALUs of all lanes, result buses.
+
+    Parameters
+    ----------
+    config : Config
+        Uses ``lanes``, ``streams`` and ``alus``.
+
+    Members
+    -------
+    alu{i}_in, alu{i}_out : In, Out(word bits)
+        Instruction of ALU i, and the one issued in this cycle for the next superlane.
+    reduce_in, reduce_out : In, Out(word bits)
+        Instruction of the reducer, likewise.
+    east_in, west_in : In(streams * lanes * 8)
+        Stream registers of the neighbours to the west and to the east.
+    east, west : Out(streams * lanes * 8)
+        The column's registers.
+    reduce_operand : Out(lanes * 32)
+        Source of the reduction that is issued in this cycle (``reduce_out``).
+    reduce_valid, reduce_target, reduce_result : In(1), In(TARGET_BITS), In(32)
+        Result that enters the reducer's bus, in every lane, at the end of this cycle.
+    error : Out(1)
+        A promise was broken in the cycle before.
+
+    Timing
+    ------
+    Instructions are registered; sources are combinational from that register. A result enters
+    the bus, and the column, ``latency`` cycles after issue.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        width, alu, reduce = config.streams * config.lanes * BYTE, word_bits("alu"), "reduce"
+        words = {f"alu{index}": alu for index in range(len(config.alus))}
+        words[reduce] = word_bits(reduce)
+        super().__init__(
+            {f"{name}_in": In(bits) for name, bits in words.items()}
+            | {f"{name}_out": Out(bits) for name, bits in words.items()}
+            | {name: In(width) for name in ("east_in", "west_in")}
+            | {name: Out(width) for name in ("east", "west")}
+            | {"reduce_operand": Out(config.lanes * VALUE_BITS)}
+            | {"reduce_valid": In(1), "reduce_target": In(TARGET_BITS)}
+            | {"reduce_result": In(VALUE_BITS), "error": Out(1)}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        wide, alus = self.config.lanes * VALUE_BITS, self.config.alus
+        self.column = [
+            Signal(self.config.streams * self.config.lanes * BYTE, name=name, reset_less=True)
+            for name in ("east_register", "west_register")
+        ]
+        self.buses = [Signal(wide, name=f"bus_{i}", reset_less=True) for i in range(len(alus))]
+        self.held = Signal(len(alus) + 1)  # which buses hold a result
+        reduced = Signal(VALUE_BITS, reset_less=True)
+        self.buses.append(Cat(reduced for _ in range(self.config.lanes)))
+
+        results = [self._alu(m, index, features) for index, features in enumerate(alus)]
+        for index, result in enumerate(results):
+            m.d.sync += self.held[index].eq(result.valid)
+            with m.If(result.valid):
+                m.d.sync += self.buses[index].eq(result.value)
+        results.append(self._reduce(m))
+        m.d.sync += self.held[-1].eq(self.reduce_valid)
+        with m.If(self.reduce_valid):
+            m.d.sync += reduced.eq(self.reduce_result)
+
+        double = self._drive(m, results)
+        m.d.sync += Assert(~double, "VXM: two results are driven onto one stream")
+        m.d.sync += self.error.eq(double | Cat(result.error for result in results).any())
+        return m
+
+    def _alu(self, m: Module, index: int, features: str) -> _Result:
+        """Add an ALU; return its result."""
+        name, wide = f"alu{index}", self.config.lanes * VALUE_BITS
+        word = Signal(word_bits("alu"), name=name)
+        m.d.sync += word.eq(getattr(self, f"{name}_in"))
+        m.d.comb += getattr(self, f"{name}_out").eq(word)
+        opcode, a_code, b_code, target, imm = (
+            word[:OPCODE_BITS],
+            *(_field(word, OPS["mov"], field) for field in ("a", "b", "dst", "imm")),
+        )
+        known = [op for op in OPS.values() if FEATURE[op] in features]
+
+        def which(ops: Iterable[type[Instruction]]) -> Value:
+            return opcode.matches(*(op.opcode for op in ops))
+
+        def spans(field: str) -> list[Value]:
+            return [which(op for op in known if _span(op, field) == size) for size in (1, 2, 4)]
+
+        active, legal, binary, simple = (
+            Signal(name=f"{name}_{what}") for what in ("active", "legal", "binary", "simple")
+        )
+        m.d.comb += [
+            active.eq(opcode.any()),
+            legal.eq(which(known)),
+            binary.eq(which(op for op in known if ARITY[op] == 2)),
+            simple.eq(which(op for op in known if not FEATURE[op])),
+        ]
+        a_span, span = Signal(3, name=f"{name}_a_span"), Signal(3, name=f"{name}_span")
+        m.d.comb += [a_span.eq(Cat(spans("a"))), span.eq(Cat(spans("dst")))]
+        narrow = 3 if "c" in features else 1
+        a, a_wrong = self._source(m, f"{name}_a", active, a_code, a_span, imm, narrow)
+        b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(4, 3), imm, 0)
+
+        found = Signal(wide, name=f"{name}_simple_result")
+        m.submodules[f"{name}_simple"] = Instance(
+            "vxm_simple",
+            i_opcode=Mux(simple, opcode, 0),
+            i_a=a,
+            i_b=b,
+            i_imm=imm,
+            o_result=found,
+        )
+        # Of all results of an ALU in one cycle the schedule allows one.
+        ends = [(simple, found)]
+        for feature in features:
+            issue = which(op for op in known if FEATURE[op] == feature)
+            ends.append(add_unit(m, feature, f"{name}_{feature}", issue, opcode, a, b))
+        result = self._result(name)
+        issued = Cat(span, target)
+        arriving = issued
+        for step in range(3 if features else 0):
+            delayed = Signal(len(issued), name=f"{name}_target_{step}", reset_less=True)
+            m.d.sync += delayed.eq(arriving)
+            arriving = delayed
+        m.d.comb += Cat(result.span, result.target).eq(Mux(simple, issued, arriving))
+        m.d.comb += result.valid.eq(Cat(valid for valid, _ in ends).any())
+        for position, (valid, value) in enumerate(ends):
+            with m.If(valid) if position == 0 else m.Elif(valid):
+                m.d.comb += result.value.eq(value)
+
+        collision, illegal = Signal(name=f"{name}_collision"), Signal(name=f"{name}_illegal")
+        late = Cat(valid for valid, _ in ends[1:])
+        m.d.comb += collision.eq(simple & late.any())
+        m.d.comb += illegal.eq(
+            active & (~legal | a_wrong | binary & b_wrong | self._misplaced(target, span))
+        )
+        text = Format(f"VXM alu{index}: illegal instruction or empty bus: {{:x}}", word)
+        m.d.sync += Assert(~illegal, text)
+        m.d.sync += Assert(~collision, f"VXM alu{index}: two results in one cycle")
+        m.d.comb += result.error.eq(illegal | collision)
+        return result
+
+    def _reduce(self, m: Module) -> _Result:
+        """Take the reducer's source; return its result."""
+        word = Signal(word_bits("reduce"), name="reduce")
+        m.d.sync += word.eq(self.reduce_in)
+        m.d.comb += self.reduce_out.eq(word)
+        opcode = word[:OPCODE_BITS]
+        some = REDUCTIONS["rsum"]
+        source, target = (_field(word, some, field) for field in ("a", "dst"))
+        active, legal = Signal(name="reduce_active"), Signal(name="reduce_legal")
+        m.d.comb += active.eq(opcode.any())
+        m.d.comb += legal.eq(opcode.matches(*(op.opcode for op in REDUCTIONS.values())))
+        value, wrong = self._source(m, "reduce_a", active, source, C(4, 3), None, 0)
+        m.d.comb += self.reduce_operand.eq(value)
+        result = self._result("reduce")
+        m.d.comb += [
+            result.valid.eq(self.reduce_valid),
+            result.value.eq(Cat(self.reduce_result for _ in range(self.config.lanes))),
+            result.target.eq(self.reduce_target),
+            result.span.eq(4),
+            result.error.eq(active & (~legal | wrong | self._misplaced(target, C(4, 3)))),
+        ]
+        text = Format("VXM reduce: illegal instruction or empty bus: {:x}", word)
+        m.d.sync += Assert(~result.error, text)
+        return result
+
+    def _result(self, name: str) -> _Result:
+        return _Result(
+            Signal(name=f"{name}_result_valid"),
+            Signal(self.config.lanes * VALUE_BITS, name=f"{name}_result"),
+            Signal(TARGET_BITS, name=f"{name}_result_target"),
+            Signal(3, name=f"{name}_result_span"),
+            Signal(name=f"{name}_error"),
+        )
+
+    def _source(
+        self,
+        m: Module,
+        name: str,
+        active: Value,
+        code: Value,
+        span: Value,
+        imm: Value | None,
+        narrow: int,
+    ) -> tuple[Signal, Value]:
+        """Fetch a source; return its value and whether it breaks a promise.
+
+        A narrow value comes to the low bytes; the others then mean nothing. ``narrow`` tells
+        which sizes occur: 0 none, 1 bytes, 3 bytes and halves.
+        """
+        width = self.config.lanes * BYTE
+        streams = Signal(GROUP * width, name=f"{name}_streams")
+        value = Signal(GROUP * width, name=name)
+        number, kind = code[:ID_BITS], code[ID_BITS:]
+        of_alu, of_imm = SOURCE_ALU >> ID_BITS, SOURCE_IMM >> ID_BITS
+        wrong = Signal(name=f"{name}_wrong")
+        with m.If(active):
+            for direction, register in zip(Direction, self.column, strict=True):
+                with m.If(kind == direction):
+                    groups = [
+                        register[first : first + len(streams)]
+                        for first in range(0, len(register), len(streams))
+                    ]
+                    _choose(m, number[2:], groups, streams)
+            with m.If(~kind[1]):
+                low = self._low_planes(m, name, streams, number, narrow)
+                planes = [*low, *(streams.word_select(k, width) for k in range(len(low), GROUP))]
+                m.d.comb += value.eq(
+                    Cat(
+                        plane.word_select(lane, BYTE)
+                        for lane in range(self.config.lanes)
+                        for plane in planes
+                    )
+                )
+                m.d.comb += wrong.eq(self._misplaced(code, span, stream=C(1)))
+            with m.Elif(kind == of_alu):
+                _choose(m, number, self.buses, value)
+                held = Signal(1 << ID_BITS, name=f"{name}_held")
+                m.d.comb += held.eq(self.held)
+                m.d.comb += wrong.eq(~held.bit_select(number, 1))
+            with m.Elif(kind == of_imm):
+                if imm is None:
+                    m.d.comb += wrong.eq(1)
+                else:
+                    m.d.comb += value.eq(Cat(imm for _ in range(self.config.lanes)))
+        return value, wrong
+
+    def _low_planes(
+        self, m: Module, name: str, streams: Value, number: Value, narrow: int
+    ) -> list[Value]:
+        """Return the planes that a narrow value may come to: of any stream, or of two."""
+        width, low = self.config.lanes * BYTE, []
+        if narrow & 1:
+            low.append(Signal(width, name=f"{name}_low"))
+            choices = [streams.word_select(k, width) for k in range(GROUP)]
+            _choose(m, number[:2], choices, low[0])
+        if narrow & 2:
+            second = Mux(number[1], streams.word_select(3, width), streams.word_select(1, width))
+            low.append(Signal(width, name=f"{name}_second"))
+            m.d.comb += low[1].eq(second)
+        return low
+
+    def _misplaced(self, code: Value, span: Value, stream: Value | None = None) -> Value:
+        """Tell whether a stream is misaligned or missing; ``code`` may be a target."""
+        number = code[:ID_BITS]
+        odd = span[1] & number[0] | span[2] & number[:2].any()
+        used = code[STREAM_BITS] if stream is None else stream
+        return used & (odd | (number >= self.config.streams))
+
+    def _drive(self, m: Module, results: Sequence[_Result]) -> Signal:
+        """Add the column's registers; return whether two results meet on one stream."""
+        width, streams = self.config.lanes * BYTE, self.config.streams
+        double = Signal()
+        for register, way in zip(self.column, ("east", "west"), strict=True):
+            m.d.sync += register.eq(getattr(self, f"{way}_in"))
+            m.d.comb += getattr(self, way).eq(register)
+        driven: list[Signal] = []
+        for index, result in enumerate(results):
+            place = Signal(2 * streams, name=f"place_{index}")
+            data = Signal(GROUP * width, name=f"data_{index}")
+            active = Signal(name=f"drives_{index}")
+            number = result.target[:ID_BITS]
+            mask = Signal(GROUP, name=f"mask_{index}")
+            m.d.comb += active.eq(result.valid & result.target[STREAM_BITS])
+            with m.If(active):
+                p0, p1, p2, p3 = _planes(result.value)
+                one, two, _ = result.span
+                m.d.comb += data.eq(
+                    Cat(
+                        p0,
+                        Mux(one, p0, p1),
+                        Mux(one | two, p0, p2),
+                        Mux(one, p0, Mux(two, p1, p3)),
+                    )
+                )
+                ones = Mux(one, 0b0001, Mux(two, 0b0011, 0b1111))
+                m.d.comb += mask.eq(ones << number[:2])
+                for direction, register in zip(Direction, self.column, strict=True):
+                    with m.If(result.target[ID_BITS] == direction):
+                        for group in range(streams // GROUP):
+                            with m.If(number[2:] == group):
+                                first = direction * streams + group * GROUP
+                                m.d.comb += place[first : first + GROUP].eq(mask)
+                                for k in range(GROUP):
+                                    start = (group * GROUP + k) * width
+                                    with m.If(mask[k]):
+                                        m.d.sync += register[start : start + width].eq(
+                                            data.word_select(k, width)
+                                        )
+            for other in driven:
+                with m.If((place & other).any()):
+                    m.d.comb += double.eq(1)
+            driven.append(place)
+        return double

@@ -1,0 +1,174 @@
+"""The reducer of the VXM: trees over the lanes of all superlanes."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from waterclock.isa.config import Config
+from waterclock.isa.spec import OPCODE_BITS, word_bits
+from waterclock.isa.streams import TARGET_BITS
+from waterclock.isa.vxm import REDUCTIONS, pipelined_latency
+from waterclock.rtl.fp import STAGES
+from waterclock.rtl.vxm_alu import Comparison, gated_clock
+
+VALUE_BITS = 32
+
+
+def _is(opcode: Value, *mnemonics: str) -> Value:
+    return opcode.matches(*(REDUCTIONS[mnemonic].opcode for mnemonic in mnemonics))
+
+
+class VXMReducer(wiring.Component):
+    """Sum, maximum and minimum over all lanes of the chip, by a tree over neighbouring lanes.
+
+    Operands of superlane k wait superlanes - 1 - k cycles for the last one; a tree of adders
+    (four cycles a level) and one of comparators (one cycle a level) follow; the result for
+    superlane k waits k cycles.
+
+    Parameters
+    ----------
+    config : Config
+        Uses ``superlanes`` and ``lanes``.
+
+    Members
+    -------
+    word_{k} : In(word bits)
+        Instruction issued in this cycle by the tile of superlane k (its ``reduce_out``).
+    operand_{k} : In(lanes * 32)
+        Its operand.
+    valid_{k}, target_{k}, result_{k} : Out(1), Out(TARGET_BITS), Out(32)
+        What enters the reducer's bus of superlane k at the end of this cycle.
+    error : Out(1)
+        Two results met in the cycle before.
+
+    Timing
+    ------
+    A result enters the bus ``latency`` cycles after issue, superlane by superlane.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        ports: dict[str, In | Out] = {}
+        for k in range(config.superlanes):
+            ports[f"word_{k}"] = In(word_bits("reduce"))
+            ports[f"operand_{k}"] = In(config.lanes * VALUE_BITS)
+            ports[f"valid_{k}"] = Out(1)
+            ports[f"target_{k}"] = Out(TARGET_BITS)
+            ports[f"result_{k}"] = Out(VALUE_BITS)
+        super().__init__(ports | {"error": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        word = getattr(self, f"word_{self.config.superlanes - 1}")
+        (spec,) = (spec for spec in REDUCTIONS["rsum"].operands if spec.name == "dst")
+        target, opcode = word[spec.low : spec.low + spec.bits], word[:OPCODE_BITS]
+        vector = self._collect(m)
+        sums = self._sums(m, _is(opcode, "rsum"), target, vector)
+        extremes = self._extremes(m, opcode, target, vector)
+
+        # (valid, target), and the result, for superlane 0 now, for the next one cycle later.
+        control, result = Signal(1 + TARGET_BITS), Signal(VALUE_BITS)
+        for valid, found_target, found in (sums, extremes):
+            with m.If(valid):
+                m.d.comb += control.eq(Cat(C(1, 1), found_target))
+                m.d.comb += result.eq(found)
+        for k in range(self.config.superlanes):
+            m.d.comb += Cat(getattr(self, f"valid_{k}"), getattr(self, f"target_{k}")).eq(control)
+            m.d.comb += getattr(self, f"result_{k}").eq(result)
+            if k < self.config.superlanes - 1:
+                later = Signal(len(control), name=f"control_{k}")
+                kept = Signal(VALUE_BITS, name=f"kept_{k}", reset_less=True)
+                m.d.sync += later.eq(control)
+                with m.If(control[0]):
+                    m.d.sync += kept.eq(result)
+                control, result = later, kept
+        double = sums[0] & extremes[0]
+        m.d.sync += Assert(~double, "VXM reduce: two results in one cycle")
+        m.d.sync += self.error.eq(double)
+        return m
+
+    def _collect(self, m: Module) -> Signal:
+        """Return the operands of all superlanes when the last one has its own."""
+        held: Value = C(0, 0)
+        for k in range(self.config.superlanes - 1):
+            arrived = Cat(held, getattr(self, f"operand_{k}"))
+            waiting = Signal(len(arrived), name=f"waiting_{k}", reset_less=True)
+            with m.If(getattr(self, f"word_{k}").any()):
+                m.d.sync += waiting.eq(arrived)
+            held = waiting
+        vector = Signal(self.config.vector * VALUE_BITS)
+        last = self.config.superlanes - 1
+        with m.If(getattr(self, f"word_{last}").any()):
+            m.d.comb += vector.eq(Cat(held, getattr(self, f"operand_{last}")))
+        return vector
+
+    def _sums(
+        self, m: Module, start: Value, target: Value, vector: Value
+    ) -> tuple[Value, Value, Value]:
+        """Add the tree of adders; return valid, target and result for superlane 0."""
+        depth = 4 * self.config.levels - 1  # registers; the bus is the last one
+        assert pipelined_latency(self.config) == STAGES + 1
+        valid = Signal(depth)
+        targets = Signal(depth * TARGET_BITS, reset_less=True)
+        m.d.sync += valid.eq(Cat(start, valid))
+        with m.If(start | valid.any()):
+            m.d.sync += targets.eq(Cat(target, targets))
+        for level in range(self.config.levels):
+            enable = Signal(STAGES, name=f"enable_{level}")
+            first = 4 * level  # stage of the whole pipeline from which the operands come
+            m.d.comb += enable.eq(Cat(start, valid)[first : first + STAGES])
+            clock = gated_clock(m, f"sum_{level}", enable.any())
+            count = len(vector) // VALUE_BITS
+            result = Signal((count + 1) // 2 * VALUE_BITS, name=f"sum_{level}")
+            for node in range(count // 2):
+                m.submodules[f"sum_{level}_{node}"] = Instance(
+                    "vxm_add",
+                    i_clk=clock,
+                    i_rst=C(0, 1),
+                    i_enable=enable,
+                    i_subtract=C(0, 1),
+                    i_a=vector.word_select(2 * node, VALUE_BITS),
+                    i_b=vector.word_select(2 * node + 1, VALUE_BITS),
+                    o_result=result.word_select(node, VALUE_BITS),
+                )
+            if count % 2:
+                passing = vector.word_select(count - 1, VALUE_BITS)
+                for step in range(STAGES):
+                    later = Signal(VALUE_BITS, name=f"pass_{level}_{step}", reset_less=True)
+                    with m.If(enable[step]):
+                        m.d.sync += later.eq(passing)
+                    passing = later
+                m.d.comb += result.word_select(count // 2, VALUE_BITS).eq(passing)
+            vector = result
+            if level < self.config.levels - 1:
+                vector = Signal(len(result), name=f"level_sum_{level}", reset_less=True)
+                with m.If(Cat(start, valid)[first + STAGES]):
+                    m.d.sync += vector.eq(result)
+        return valid[-1], targets[-TARGET_BITS:], vector
+
+    def _extremes(
+        self, m: Module, opcode: Value, target: Value, vector: Value
+    ) -> tuple[Value, Value, Value]:
+        """Add the tree of comparators; return valid, target and result for superlane 0."""
+        floating, smaller = _is(opcode, "rmax", "rmin"), _is(opcode, "rmin", "rimin")
+        active: Value = _is(opcode, "rmax", "rmin", "rimax", "rimin")
+        control: Value = Cat(floating, smaller, target)
+        for level in range(self.config.levels):
+            count = len(vector) // VALUE_BITS
+            words = [vector.word_select(index, VALUE_BITS) for index in range(count)]
+            pairs = Signal(count // 2 * VALUE_BITS, name=f"extreme_{level}")
+            a, b = Cat(words[0 : count - 1 : 2]), Cat(words[1::2])
+            comparison = Comparison(m, active, control[0], a, b, f"compare_{level}")
+            with m.If(active):
+                m.d.comb += pairs.eq(comparison.extreme(smaller=control[1]))
+            result: Value = Cat(pairs, *words[count - count % 2 :])
+            if level < self.config.levels - 1:
+                values = Signal(len(result), name=f"level_{level}", reset_less=True)
+                later = Signal(name=f"active_{level}")
+                fields = Signal(len(control), name=f"control_{level}", reset_less=True)
+                m.d.sync += later.eq(active)
+                with m.If(active):
+                    m.d.sync += [values.eq(result), fields.eq(control)]
+                result, active, control = values, later, fields
+            vector = result
+        return active, control[2:], vector

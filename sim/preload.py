@@ -1,0 +1,44 @@
+"""Memory files for the simulation: what ``rtl/sram.v`` loads at the first clock edge."""
+
+from pathlib import Path
+
+import numpy as np
+
+from waterclock.isa.floorplan import queues
+from waterclock.isa.program import Program
+from waterclock.isa.spec import word_bits
+from waterclock.rtl.mem import tile_id
+from waterclock.rtl.sram import IMEM_ID, sram_image
+
+
+def write_memories(program: Program, folder: Path) -> None:
+    """Write the program's memory image and all its instruction words into ``folder``."""
+    config = program.config
+    lanes, rows = config.lanes, config.rows
+    contents: dict[tuple[int, int], np.ndarray] = {}
+    for (side, index, row), data in program.memory.items():
+        whole = contents.setdefault(
+            (side, index), np.zeros((config.depth, config.vector), np.uint8)
+        )
+        whole[row : row + len(data)] = data
+    for (side, index), whole in contents.items():
+        for superlane in range(config.superlanes):
+            part = whole[:, superlane * lanes : (superlane + 1) * lanes]
+            number = 2 * tile_id(config, superlane, side, index)
+            for bank in range(2):
+                bank_rows = part[bank * rows : (bank + 1) * rows]
+                (folder / f"{number + bank}.bin").write_bytes(sram_image(bank_rows))
+    for queue in queues(config):
+        size = -(-word_bits(queue.kind) // 8)
+        end = max(
+            (s.start + len(s.words[queue.index]) for s in program.schedules
+             if queue.index in s.words),
+            default=0,
+        )  # fmt: skip
+        words = np.zeros(end, np.uint64)
+        for schedule in program.schedules:
+            found = schedule.words.get(queue.index)
+            if found is not None:
+                words[schedule.start : schedule.start + len(found)] = found
+        raw = words.view(np.uint8).reshape(-1, 8)[:, :size]
+        (folder / f"{IMEM_ID + queue.index}.bin").write_bytes(sram_image(raw))

@@ -1,0 +1,299 @@
+"""The VXM slice in RTL against the golden VXM: streams in both directions, every cycle."""
+
+import dataclasses
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import cocotb
+import numpy as np
+import pytest
+from amaranth import *
+from amaranth.back import verilog
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge
+from numpy.typing import NDArray
+
+from waterclock.isa.config import Config
+from waterclock.isa.spec import Instruction, word_bits
+from waterclock.isa.streams import ID_BITS, SOURCE_ALU, SOURCE_IMM, STREAM_BITS, TARGET_STREAM
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
+from waterclock.rtl.vxm import vxm_parts
+from waterclock.rtl.vxm_alu import clock_gate_verilog
+from waterclock.sim import verilator
+from waterclock.sim.port import Hazard
+from waterclock.sim.vxm import VXM
+
+CYCLES = 1500  # of each run
+RUNS = 3  # a reset in full flight stands between them
+
+BASE = Config(
+    name="test",
+    superlanes=2,
+    lanes=4,
+    streams=8,
+    slices=8,
+    group=4,
+    rows=16,
+    planes=1,
+    load_streams=1,
+    act_entries=1,
+    acc_entries=1,
+    digits=1,
+    alus=("amcs", "am", "c", ""),
+    imem_words=64,
+)
+CONFIGS = {
+    "two superlanes": BASE,
+    # Nine lanes: two levels of the trees have a lane without a neighbour.
+    "three superlanes": dataclasses.replace(
+        BASE, superlanes=3, lanes=3, streams=4, alus=("amcs", "a", "")
+    ),
+}
+
+
+class Slice(wiring.Component):
+    """The whole VXM: a tile for each superlane, and the reducer, as a chip wires them."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        width = config.streams * config.lanes * 8
+        ports = {f"alu{index}": In(word_bits("alu")) for index in range(len(config.alus))}
+        ports |= {"reduce": In(word_bits("reduce")), "error": Out(1)}
+        for k in range(config.superlanes):
+            ports |= {f"{way}_in_{k}": In(width) for way in ("east", "west")}
+            ports |= {f"{way}_{k}": Out(width) for way in ("east", "west")}
+        super().__init__(ports)
+
+    def elaborate(self, platform):
+        m = Module()
+        parts = vxm_parts(self.config)
+        tile, reducer = parts["vxm_tile"].signature.members, parts["vxm_reducer"].signature.members
+        nets = [
+            {name: Signal(port.shape, name=f"{name}_{k}") for name, port in tile.items()}
+            for k in range(self.config.superlanes)
+        ]
+        crossing = {"error": Signal(name="reducer_error")}
+        for k, net in enumerate(nets):
+            for name in tile:
+                if name.endswith("_out"):
+                    queue = name.removesuffix("_out")
+                    before = nets[k - 1][name] if k else getattr(self, queue)
+                    m.d.comb += net[f"{queue}_in"].eq(before)
+            for way in ("east", "west"):
+                m.d.comb += net[f"{way}_in"].eq(getattr(self, f"{way}_in_{k}"))
+                m.d.comb += getattr(self, f"{way}_{k}").eq(net[way])
+            crossing |= {f"word_{k}": net["reduce_out"], f"operand_{k}": net["reduce_operand"]}
+            crossing |= {f"{x}_{k}": net[f"reduce_{x}"] for x in ("valid", "target", "result")}
+            m.submodules[f"tile_{k}"] = _instance("vxm_tile", tile, net)
+        m.submodules.reducer = _instance("vxm_reducer", reducer, crossing)
+        errors = [net["error"] for net in nets]
+        m.d.comb += self.error.eq(Cat(*errors, crossing["error"]).any())
+        return m
+
+
+def _instance(name: str, members: wiring.SignatureMembers, nets: dict[str, Signal]) -> Instance:
+    ports = {
+        f"{'i' if port.flow is In else 'o'}_{name}": nets[name] for name, port in members.items()
+    }
+    return Instance(name, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+
+
+def simulator(config: Config) -> Path:
+    """Return the simulator of a configuration's VXM."""
+    parts = {"slice": Slice(config)} | vxm_parts(config)
+    texts = {
+        f"{name}.v": verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
+        for name, part in parts.items()
+    }
+    return verilator.build({"clock_gate.v": clock_gate_verilog()} | texts, "slice")
+
+
+class Streams:
+    """The streams of the VXM's column in superlane-0 time; a ``Port`` of the golden VXM.
+
+    ``values[cycle, code]`` is a vector: what comes from upstream, or what the VXM drives.
+    """
+
+    def __init__(self, config: Config, rng: np.random.Generator):
+        self.config, self.cycle = config, 0
+        shape = (CYCLES, 2 << ID_BITS, config.vector)
+        self.upstream = rng.integers(0, 256, shape, dtype=np.uint8)
+        # Numbers that fit together, among random patterns.
+        floats = rng.normal(size=(CYCLES, (2 << ID_BITS) // 4, config.vector)) * 4
+        planes = floats.astype("<f4").view(np.uint8).reshape(*floats.shape, 4)
+        chosen = rng.random(floats.shape[:2]) < 0.7
+        groups = self.upstream.reshape(CYCLES, -1, 4, config.vector)
+        groups[chosen] = planes.transpose(0, 1, 3, 2)[chosen]
+        self.values = self.upstream.copy()
+        self.driven: set[tuple[int, int]] = set()
+
+    def read(self, code: int, span: int) -> NDArray[np.uint8]:
+        return self.values[self.cycle, code : code + span]
+
+    def drive(self, code: int, data: NDArray[np.uint8], latency: int) -> None:
+        for offset, vector in enumerate(data):
+            assert (self.cycle + latency, code + offset) not in self.driven
+            self.driven.add((self.cycle + latency, code + offset))
+            self.values[self.cycle + latency, code + offset] = vector
+
+
+class Schedule:
+    """Random legal instructions for all queues, each executed by the golden VXM."""
+
+    def __init__(self, config: Config, rng: random.Random):
+        self.config, self.rng = config, rng
+        self.streams = Streams(config, np.random.default_rng(rng.getrandbits(32)))
+        self.golden = VXM(config)
+        self.words: list[list[int]] = []  # by cycle and queue
+        self.count = {op.mnemonic: 0 for op in (*OPS.values(), *REDUCTIONS.values())}
+        self.chained = 0
+        # Nothing is issued when its result would come after the last cycle.
+        margin = max(op.latency(config) for op in (*OPS.values(), *REDUCTIONS.values())) + 2
+        for cycle in range(CYCLES):
+            self.streams.cycle = cycle
+            queues = range(len(config.alus) + 1)
+            busy = rng.random() < 0.85 and 0 < cycle < CYCLES - margin
+            self.words.append([self._issue(cycle, queue) if busy else 0 for queue in queues])
+
+    def _stream(self, span: int) -> int:
+        number = self.rng.randrange(0, self.config.streams, span)
+        return self.rng.randrange(2) << ID_BITS | number
+
+    def _source(self, cycle: int, span: int, *, immediate: bool) -> int:
+        buses = list(self.golden.buses.get(cycle, ()))
+        draw = self.rng.random()
+        if buses and draw < 0.5:
+            self.chained += 1
+            return SOURCE_ALU + self.rng.choice(buses)
+        if immediate and draw < 0.65:
+            return SOURCE_IMM
+        return self._stream(span)
+
+    def _imm(self) -> int:
+        draw = self.rng.random()
+        if draw < 0.3:
+            return self.rng.getrandbits(32)
+        if draw < 0.6:
+            return self.rng.getrandbits(5)
+        return int(np.float32(self.rng.gauss(0, 3)).view(np.uint32))
+
+    def _issue(self, cycle: int, queue: int) -> int:
+        """Return the word of an instruction that the golden VXM takes, 0 if there is no place."""
+        reducing = queue == len(self.config.alus)
+        if self.rng.random() < (0.4 if reducing else 0.1):
+            return 0
+        if reducing:
+            kinds = list(REDUCTIONS.values())
+        else:
+            kinds = [op for op in OPS.values() if FEATURE[op] in self.config.alus[queue]]
+        op = self.rng.choice(kinds)
+        spans = {spec.name: spec.streams for spec in op.operands}
+        end = cycle + op.latency(self.config)
+        if queue in self.golden.buses.get(end, ()):
+            return 0
+        target = self._stream(spans["dst"])
+        codes = range(target, target + spans["dst"])
+        free = not any((end, code) in self.streams.driven for code in codes)
+        values = {"dst": target | TARGET_STREAM if free and self.rng.random() < 0.7 else 0}
+        values["a"] = self._source(cycle, spans["a"], immediate=not reducing)
+        if not reducing:
+            binary = ARITY[op] == 2
+            values["b"] = self._source(cycle, 4, immediate=True) if binary else 0
+            values["imm"] = self._imm()
+        instruction: Instruction = op(**values)
+        self.golden.execute(cycle, instruction, self.streams, queue)
+        self.count[op.mnemonic] += 1
+        return instruction.encode()
+
+
+def config_of_run() -> Config:
+    return CONFIGS[os.environ["VXM_CONFIG"]]
+
+
+def inputs(dut: object) -> Iterator[tuple[int, str]]:
+    for k in range(config_of_run().superlanes):
+        for way in ("east", "west"):
+            yield k, way
+
+
+def write(dut: object, schedule: Schedule | None, cycle: int) -> None:
+    """Give the slice what its registers take next, in ``cycle``."""
+    config = config_of_run()
+    legal = schedule is not None and 0 <= cycle < CYCLES
+    for queue in range(len(config.alus)):
+        getattr(dut, f"alu{queue}").value = schedule.words[cycle][queue] if legal else 0
+    dut.reduce.value = schedule.words[cycle][-1] if legal else 0
+    for k, way in inputs(dut):
+        inside = schedule is not None and 0 <= cycle - k < CYCLES
+        getattr(dut, f"{way}_in_{k}").value = (
+            packed(schedule.streams.upstream, cycle, k, way) if inside else 0
+        )
+
+
+def packed(values: NDArray[np.uint8], cycle: int, superlane: int, way: str) -> int:
+    """Return one superlane's part of the streams in a cycle as a register holds it."""
+    config = config_of_run()
+    first = 0 if way == "east" else 1 << ID_BITS
+    lanes = slice(superlane * config.lanes, (superlane + 1) * config.lanes)
+    part = values[cycle - superlane, first : first + config.streams, lanes]
+    return int.from_bytes(part.tobytes(), "little")
+
+
+@cocotb.test()
+async def slice_agrees(dut) -> None:
+    """Run random schedules, with a reset between them; prints how many instructions there were."""
+    config, total = config_of_run(), 0
+    rng = random.Random(random.getrandbits(32))
+    write(dut, None, 0)
+    dut.rst.value = 0
+    Clock(dut.clk, 10, unit="ns").start(start_high=False)
+    await FallingEdge(dut.clk)
+    for run in range(RUNS):
+        schedule = Schedule(config, rng)
+        total += sum(schedule.count.values())
+        feasible = [op.mnemonic for op in (*OPS.values(), *REDUCTIONS.values())]
+        assert all(schedule.count[mnemonic] for mnemonic in feasible), schedule.count
+        assert schedule.chained > 500
+        cut = CYCLES + config.superlanes if run == RUNS - 1 else CYCLES // 2
+        for cycle in range(cut):
+            write(dut, schedule, cycle)
+            await FallingEdge(dut.clk)
+            assert not dut.error.value, cycle
+            for k, way in inputs(dut):
+                if 0 <= cycle - k < CYCLES:
+                    compare(dut, schedule, cycle, k, way)
+        dut.rst.value = 1
+        write(dut, None, 0)
+        await FallingEdge(dut.clk)
+        dut.rst.value = 0
+    print(f"instructions {total}")
+
+
+def compare(dut: object, schedule: Schedule, cycle: int, superlane: int, way: str) -> None:
+    found = getattr(dut, f"{way}_{superlane}").value.to_unsigned()
+    expected = packed(schedule.streams.values, cycle, superlane, way)
+    if found != expected:
+        lanes = config_of_run().lanes
+        place = ((found ^ expected) & -(found ^ expected)).bit_length() - 1 >> 3
+        got, wanted = (x >> place * 8 & 0xFF for x in (found, expected))
+        raise AssertionError(
+            f"cycle {cycle}, superlane {superlane}, stream {way} {place // lanes}, "
+            f"lane {place % lanes}: {got:#04x}, expected {wanted:#04x}"
+        )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_stream_agrees_with_the_golden_vxm_in_every_cycle(name: str) -> None:
+    log = verilator.run(
+        simulator(CONFIGS[name]),
+        "test_vxm_cosim",
+        testcase="slice_agrees",
+        seed=int(os.environ.get("COCOTB_RANDOM_SEED", "5")),
+        extra_env={"VXM_CONFIG": name},
+    )
+    (line,) = (line for line in log.splitlines() if line.startswith("instructions "))
+    assert int(line.split()[1]) >= 10_000
