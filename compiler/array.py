@@ -86,7 +86,7 @@ def _run_step(
     read = mem.read_latency(config)
     hops = [abs(column - mem_column(config, side, index)) for index in slices]
     # The cycle of the first ABC; IW comes one cycle later and the last LW one before IW.
-    start = max(
+    bound = max(
         earliest,
         first_cycle(config) + read + max(hops) + loads,
         step.tile.ready + read + max(hops) + loads - 1,
@@ -95,18 +95,14 @@ def _run_step(
         _uses_bound(plan, key, step, config.digits, delay),
     )
     number = plane * config.load_streams
-    for start in range(start, start + TRIES):
+    for start in range(bound, bound + TRIES):
         trial = plan.trial()
         times = [start + 1 - loads + j for j in range(loads)]
         mask = mask_of(times)
         starts = [(offset, mem_column(config, side, index)) for offset, index in enumerate(slices)]
         rows = [step.tile.row + j for j in range(loads)]
         fits = all(
-            trial.claim(("read", side, index), mask_of([t - hop - read for t in times]))
-            and all(
-                trial.claim(("bank", side, index, row // config.rows), 1 << time - hop - read)
-                for row, time in zip(rows, times, strict=True)
-            )
+            trial.claim_rows("read", (side, index), rows, [t - hop - read for t in times])
             for index, hop in zip(slices, hops, strict=True)
         )
         if fits and trial.stream_free(side.outward, number, starts, column, mask):

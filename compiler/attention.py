@@ -6,18 +6,15 @@ the same for every token. Cache entries are 16-bit: each tile is multiplied as t
 into the same accumulators, which stays exact.
 """
 
-from __future__ import annotations
-
-import typing
-
 import numpy as np
 
 from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
+from waterclock.compiler.blocks import EAST, WEST, Blocks, State
 from waterclock.compiler.fit import fit
-from waterclock.compiler.image import Cache, PlaneKey
+from waterclock.compiler.image import Cache, Image, PlaneKey
 from waterclock.compiler.layout import HeadSlot, pick
 from waterclock.compiler.memory import Vec
-from waterclock.compiler.plan import Acc, Act
+from waterclock.compiler.plan import Acc, Act, Plan
 from waterclock.compiler.stencil import (
     Activate,
     Constant,
@@ -35,34 +32,27 @@ from waterclock.compiler.stencil import (
 from waterclock.isa.floorplan import Hemisphere
 from waterclock.isa.mxm import Order, Weight, Window
 
-if typing.TYPE_CHECKING:
-    from waterclock.compiler.decode import Decode, State
-
 MASKED = -1e30  #: score of a position that is not there yet
-EAST, WEST = Hemisphere.EAST, Hemisphere.WEST
 DIGITS = ((1, Weight.HIGH), (0, Weight.LOW))  #: region of a byte plane, and how it counts
 
 
-class Attention:
+class Attention(Blocks):
     """Schedules attention; looks up once what depends on the position alone."""
 
-    def __init__(self, decode: Decode):
-        self.decode, self.plan, self.image = decode, decode.plan, decode.image
-        self.config, self.planes = decode.config, decode.planes
-        self.tensors = decode.tensors
-        self.tiles = -(-self.plan.context // self.config.vector)
-        image, position = self.image, self.image.mailbox["position"]
+    def __init__(self, plan: Plan, image: Image):
+        super().__init__(plan, image)
+        self.tiles = -(-plan.context // self.config.vector)
+        position = image.mailbox["position"]
         self.rotary = {
-            "cos": decode.gathered(image.rotary["cos"], position, WEST),
-            "sin": decode.gathered(image.rotary["sin"], position, EAST),
-            "-sin": decode.gathered(image.rotary["sin"], position, EAST, negate=True),
+            "cos": self.gathered(image.rotary["cos"], position, WEST),
+            "sin": self.gathered(image.rotary["sin"], position, EAST),
+            "-sin": self.gathered(image.rotary["sin"], position, EAST, negate=True),
         }
         self.key_maps = {
-            key: decode.gathered(tables, position, key[0]) for key, tables in image.key_maps.items()
+            key: self.gathered(tables, position, key[0]) for key, tables in image.key_maps.items()
         }
         self.value_maps = {
-            side: decode.gathered(tables, position, side)
-            for side, tables in image.value_maps.items()
+            side: self.gathered(tables, position, side) for side, tables in image.value_maps.items()
         }
         self.masks = self._masks(position)
 
@@ -103,18 +93,22 @@ class Attention:
     # Projections.
 
     def _rotated(
-        self, stencil: Stencil, name: str, items: list[tuple[int, int, int]],
-        accs: dict[int, Acc], state: State,
-    ) -> Node:  # fmt: skip
+        self,
+        stencil: Stencil,
+        name: str,
+        items: list[tuple[int, int, int]],
+        accs: dict[int, Acc],
+        state: State,
+    ) -> Node:
         """Scale, rotate and normalise half vectors, an item each: (pair, half, rotary vector).
 
         With the halves a and b of a pair, item 0 is a cos - b sin and item 1 is b cos - a (-sin).
         """
-        op, decode = stencil.op, self.decode
+        op = stencil.op
         own = [2 * pair + part for pair, part, _ in items]
         other = [2 * pair + 1 - part for pair, part, _ in items]
-        x = op("fmul", Emitted([accs[out] for out in own]), decode.scales(name, own))
-        y = op("fmul", Emitted([accs[out] for out in other]), decode.scales(name, other))
+        x = op("fmul", Emitted([accs[out] for out in own]), self.scales(name, own))
+        y = op("fmul", Emitted([accs[out] for out in other]), self.scales(name, other))
         cos = Stored([self.rotary["cos"][dim] for _, _, dim in items])
         sin = Stored([self.rotary["-sin" if part else "sin"][dim] for _, part, dim in items])
         turned = op("fsub", op("fmul", x, cos), op("fmul", y, sin))
@@ -124,7 +118,7 @@ class Attention:
         name = f"layers.{layer}.k"
         packs = self.image.key_packs
         where = [(p, i) for p, pack in enumerate(packs) for i in range(len(pack.keys))]
-        accs = self.decode.linear(name, range(2 * len(where)), state.acts)
+        accs = self.linear(name, range(2 * len(where)), state.acts)
         self.key_ready: dict[tuple[int, int, int, PlaneKey], int] = {}
         for pair, (pack, index) in enumerate(where):
             # Low and high byte go to the same slices: one cycle after the other.
@@ -143,8 +137,9 @@ class Attention:
                                 [self.image.keys[layer, pack, index, part].regions[key][byte]]
                                 for part in (0, 1)
                             ]
-                            node.sinks.append(Spread(side, regions, maps))
-                            spreads.append((key, node.sinks[-1]))
+                            spread = Spread(side, regions, maps)
+                            node.sinks.append(spread)
+                            spreads.append((key, spread))
             fit(self.plan, stencil)
             for key, sink in spreads:
                 for part in (0, 1):
@@ -160,19 +155,19 @@ class Attention:
             for member, pairs in enumerate(pack.queries)
             for pair in range(len(pairs))
         ]
-        accs = self.decode.linear(name, range(2 * len(where)), state.acts)
+        accs = self.linear(name, range(2 * len(where)), state.acts)
         items = [(i, part, pair) for i, (_, _, pair) in enumerate(where) for part in (0, 1)]
         count = len(items)
         ready = [max(accs[2 * i].ready, accs[2 * i + 1].ready) for i, _, _ in items]
         stencil = Stencil(self.config, offsets(ready))
         node = self._rotated(stencil, name, items, accs, state)
         entries = {key: self.plan.acts[key].take(count) for key in self.planes}
-        sinks = self.decode.on_all_planes(entries, range(count))
+        sinks = self.on_all_planes(entries, range(count))
         for side in Hemisphere:
             stencil.op("f32_to_f16", node, sinks=sinks[side])
         fit(self.plan, stencil)
         acts = {key: [Act(0, 0, 0)] * count for key in self.planes}
-        self.decode.loaded(entries, range(count), sinks, acts)
+        self.loaded(entries, range(count), sinks, acts)
         return {
             (*where[pair], part): {key: acts[key][item] for key in self.planes}
             for item, (pair, part, _) in enumerate(items)
@@ -182,12 +177,12 @@ class Attention:
         name = f"layers.{layer}.v"
         packs = self.image.value_packs
         where = [(p, i) for p, pack in enumerate(packs) for i in range(len(pack.values))]
-        accs = self.decode.linear(name, range(len(where)), state.acts)
+        accs = self.linear(name, range(len(where)), state.acts)
         self.value_ready: dict[tuple[int, int], int] = {}
         for out, (pack, part) in enumerate(where):
             key, regions = next(iter(self.image.values[layer, pack, part].regions.items()))
             stencil = Stencil(self.config, [0])
-            scaled = stencil.op("fmul", Emitted([accs[out]]), self.decode.scales(name, [out]))
+            scaled = stencil.op("fmul", Emitted([accs[out]]), self.scales(name, [out]))
             normal = stencil.op("fmul", scaled, Stored([state.r]))
             maps = self.value_maps[key[0]]
             low, high = (Spread(key[0], [[region]], maps) for region in regions)
@@ -297,8 +292,11 @@ class Attention:
         for pack in range(len(packs)):
             mixed |= self._mix_pack(layer, pack, scores, tops)
         for key in self.planes:
-            items = [i for i, o in enumerate(outputs) if mixed[o][0].side is key[0]
-                     and mixed[o][0].plane == key[1]]  # fmt: skip
+            items = [
+                i
+                for i, o in enumerate(outputs)
+                if mixed[o][0].side is key[0] and mixed[o][0].plane == key[1]
+            ]
             if items:
                 self._normalise(layer, [outputs[i] for i in items], items, mixed, entries, acts)
         return acts
@@ -332,9 +330,13 @@ class Attention:
                     for part in parts:
                         if plane_of[part] == key:
                             steps += self._value_steps(
-                                layer, pack, part, tile, weights[key],
+                                layer,
+                                pack,
+                                part,
+                                tile,
+                                weights[key],
                                 {m: out_entry[part, m] for m in members},
-                            )  # fmt: skip
+                            )
                 uses = [
                     use
                     for tile in tiles
@@ -345,7 +347,7 @@ class Attention:
                         {m: sum_entry[key, m] for m in members},
                         Weight.I8,
                         tile == 0,
-                    )  # fmt: skip
+                    )
                 ]
                 steps.append(Step(self.image.ones[key], uses))
                 run_steps(self.plan, *key, steps, sums[key])
@@ -466,8 +468,8 @@ class Attention:
         steps = self.tensors[f"layers.{layer}.v_step"]
         rows = np.array([pick(steps, packs[p].values[part]) for p, _, part in outputs])
         result = stencil.op("fmul", scaled, Constant(rows))
-        sinks = self.decode.on_all_planes(entries, items)
+        sinks = self.on_all_planes(entries, items)
         for side in Hemisphere:
             stencil.op("f32_to_f16", result, sinks=sinks[side])
         fit(self.plan, stencil)
-        self.decode.loaded(entries, items, sinks, acts)
+        self.loaded(entries, items, sinks, acts)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.decode import Decode
@@ -111,7 +112,7 @@ def _must_fit(image: Image, checkpoint: Checkpoint) -> None:
 
 
 def _ports(image: Image) -> dict[str, Port]:
-    def places(vecs: list[list[object]]) -> np.ndarray:
+    def places(vecs: object) -> NDArray[np.int64]:
         return np.array(vecs, np.int64)
 
     ports = {}

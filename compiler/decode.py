@@ -5,20 +5,16 @@ numbers, not vectors: activations enter the MXM unnormalised and 1 / rms multipl
 so the matrix runs while the norm is still being summed.
 """
 
-import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
-from waterclock.compiler.array import Step, Sums, Use, run_steps
 from waterclock.compiler.attention import Attention
+from waterclock.compiler.blocks import EAST, WEST, Blocks, State
 from waterclock.compiler.fit import fit
-from waterclock.compiler.image import Image, PlaneKey
-from waterclock.compiler.layout import pick
+from waterclock.compiler.image import PlaneKey
 from waterclock.compiler.memory import Vec
-from waterclock.compiler.plan import Acc, Act, Plan
+from waterclock.compiler.plan import Acc, Act
 from waterclock.compiler.stencil import (
-    Activate,
     Constant,
     Emitted,
     Gathered,
@@ -28,40 +24,23 @@ from waterclock.compiler.stencil import (
     Stencil,
     Store,
     Stored,
-    Table,
     bits,
     offsets,
     tree,
 )
 from waterclock.isa.floorplan import Hemisphere
 
-EAST, WEST = Hemisphere.EAST, Hemisphere.WEST
 LOG2E = float(np.float32(np.log2(np.e)))
 
 
-@dataclasses.dataclass
-class State:
-    """The residual stream: its vectors, its activation entries on every plane, and 1 / rms."""
-
-    x: list[Vec]
-    acts: dict[PlaneKey, list[Act]]
-    r: Vec
-
-
-class Decode:
+class Decode(Blocks):
     """Schedules one token for a bucket of ``plan.context`` positions."""
-
-    def __init__(self, plan: Plan, image: Image):
-        self.plan, self.image, self.config = plan, image, plan.config
-        self.tensors = image.quantised.tensors
-        self.model = image.quantised.model
-        self.planes = image.planes
 
     def run(self) -> None:
         """Schedule everything."""
         plan, image = self.plan, self.image
         plan.serve("position")
-        attention = Attention(self)
+        attention = Attention(self.plan, self.image)
         position_read = plan.end  # nobody needs the old position after that
         plan.serve("embed")
         state = self.embed()
@@ -82,108 +61,6 @@ class Decode:
         for vec, places in zip(self.logits, image.logits, strict=True):
             for byte, index in enumerate(places.slices):
                 plan.results.append((int(places.side), index, places.row, vec.value, byte))
-
-    # Building blocks.
-
-    def gathered(
-        self, tables: Sequence[Table], where: Vec, side: Hemisphere, *, negate: bool = False
-    ) -> list[Vec]:
-        """Fetch one row of each table and keep it on a side, its sign bits turned on request."""
-        found = []
-        for table in tables:
-            stencil = Stencil(self.config, [0])
-            sink = Store(side, prefer=2)
-            sign = Imm(0x80000000 if negate else 0)
-            stencil.op("xor", Gathered([table], where), sign, sinks=[sink])
-            fit(self.plan, stencil)
-            found += sink.vecs
-        return found
-
-    def on_all_planes(
-        self, entries: dict[PlaneKey, list[int]], items: Sequence[int]
-    ) -> dict[Hemisphere, list[Activate]]:
-        """Return sinks that load items into the given entries of every plane, by side."""
-        return {
-            side: [
-                Activate(side, key[1], [entries[key][i] for i in items])
-                for key in self.planes
-                if key[0] is side
-            ]
-            for side in Hemisphere
-        }
-
-    def loaded(
-        self,
-        entries: dict[PlaneKey, list[int]],
-        items: Sequence[int],
-        sinks: dict[Hemisphere, list[Activate]],
-        acts: dict[PlaneKey, list[Act]],
-    ) -> None:
-        """Note in ``acts`` what sinks of ``on_all_planes`` have loaded."""
-        for side in Hemisphere:
-            for sink in sinks[side]:
-                key = (side, sink.plane)
-                for place, item in enumerate(items):
-                    acts[key][item] = Act(entries[key][item], sink.values[place], sink.ready[place])
-
-    def linear(
-        self,
-        name: str,
-        outs: Sequence[int],
-        acts: dict[PlaneKey, list[Act]],
-        *,
-        k_major: bool = False,
-    ) -> dict[int, Acc]:
-        """Multiply; return the accumulator of each result vector of ``outs``."""
-        linear = self.image.linear[name]
-        found = {}
-        for key in self.planes:
-            mine = [out for out in linear.on(key) if out in set(outs)]
-            entries = dict(zip(mine, self.plan.accs[key].take(len(mine)), strict=True))
-            ks = range(len(acts[key]))
-            if k_major:
-                order = sorted(ks, key=lambda k: acts[key][k].ready)
-                pairs = [(out, k) for k in order for out in mine]
-            else:
-                order = list(ks)
-                pairs = [(out, k) for out in mine for k in order]
-            sums = Sums()
-            steps = [
-                Step(
-                    linear.tiles[out, k],
-                    [Use(acts[key][k], entries[out], add=k != order[0])],
-                )
-                for out, k in pairs
-            ]
-            run_steps(self.plan, *key, steps, sums)
-            for out, entry in entries.items():
-                found[out] = Acc(*key, entry, sums.value[entry], sums.ready[entry])
-        return found
-
-    def scales(self, name: str, outs: Sequence[int]) -> Constant:
-        """Return the scales of result vectors as a constant, one an item."""
-        linear = self.image.linear[name]
-        return Constant(
-            np.array([pick(self.tensors[f"{name}.scale"], linear.outs[out]) for out in outs])
-        )
-
-    def finish(self, stencil: Stencil, x: Node, store: Store, earliest: int = 0) -> State:
-        """Add to a stencil whose items are the new residual what every reader of it needs."""
-        count = len(x.offsets)
-        entries = {key: self.plan.acts[key].take(count) for key in self.planes}
-        sinks = self.on_all_planes(entries, range(count))
-        for side in Hemisphere:
-            stencil.op("f32_to_f16", x, sinks=sinks[side])
-        total = stencil.total(stencil.op("fmul", x, x))
-        lanes = stencil.op("rsum", total, single=True)
-        mean = stencil.op("fmul", lanes, Imm(bits(1.0 / self.model["hidden"])), single=True)
-        shifted = stencil.op("fadd", mean, Imm(bits(self.model["norm_eps"])), single=True)
-        r = Store(WEST, prefer=1)
-        stencil.op("rsqrt", shifted, single=True, sinks=[r])
-        fit(self.plan, stencil, earliest)
-        acts: dict[PlaneKey, list[Act]] = {key: [Act(0, 0, 0)] * count for key in self.planes}
-        self.loaded(entries, range(count), sinks, acts)
-        return State(store.vecs, acts, r.vecs[0])
 
     # Operations of the model.
 

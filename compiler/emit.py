@@ -1,5 +1,6 @@
 """From issues to queue words: sort, fill with NOP, fold runs into Repeat."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -93,7 +94,7 @@ def emit(plan: Plan, start: int) -> Schedule:
         issues = sorted(plan.issues.get(queue.index, []), key=lambda issue: issue.cycle)
         if not issues and queue.index != notifier:
             continue
-        assert all(a.cycle < b.cycle for a, b in zip(issues, issues[1:], strict=False)), queue.name
+        assert all(a.cycle < b.cycle for a, b in itertools.pairwise(issues)), queue.name
         if queue.index == notifier:
             code = [icu.Notify().encode(), *_words(issues, 1, plan.end)]
         else:

@@ -6,13 +6,15 @@ occupies every column from its producer to its last consumer, and no further, be
 downstream may overwrite what nobody needs any more.
 """
 
+from collections.abc import Sequence
+
 from waterclock.isa.config import Config
 from waterclock.isa.streams import Direction, stream
 
 Key = tuple[object, ...]
 
 
-def mask_of(cycles: list[int]) -> int:
+def mask_of(cycles: Sequence[int]) -> int:
     """Return the integer with the bits ``cycles`` set."""
     mask = 0
     for cycle in cycles:
@@ -42,6 +44,18 @@ class Trial:
             return False
         self.claims[key] = mine | mask
         return True
+
+    def claim_rows(
+        self, port: str, slice_key: Key, rows: Sequence[int], cycles: Sequence[int]
+    ) -> bool:
+        """Reserve a slice's ``port`` ("read", "write") and the banks of its ``rows``."""
+        if not self.claim((port, *slice_key), mask_of(cycles)):
+            return False
+        size = self.fabric.config.rows
+        banks: dict[int, int] = {}
+        for row, cycle in zip(rows, cycles, strict=True):
+            banks[row // size] = banks.get(row // size, 0) | 1 << cycle
+        return all(self.claim(("bank", *slice_key, bank), m) for bank, m in banks.items())
 
     def free(self, key: Key, mask: int) -> bool:
         """Tell whether a resource is free in all cycles of ``mask``."""

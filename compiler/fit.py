@@ -37,8 +37,8 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
     stencil.solve()
     for node in stencil.nodes:
         node.values = [plan.memory.value() for _ in node.offsets]
-    start = max(earliest, _bound(plan, stencil))
-    for start in range(start, start + TRIES):
+    first = max(earliest, _bound(plan, stencil))
+    for start in range(first, first + TRIES):
         attempt = Attempt(plan, plan.trial(), start, [], {}, {}, {}, {})
         if _place(attempt, stencil):
             attempt.trial.commit()
@@ -165,11 +165,11 @@ def _emit(
                 found, meant = [own, found[0]], [node.values[item - 1], meant[0]]
         out = node.values[item]
         if kind == "reduce":
-            fields = {"a": found[0], "dst": target}
+            fields: dict[str, int] = {"a": found[0], "dst": target}
             plan.issue(kind, None, unit, cycle, op(**fields), (meant[0], out))
         else:
             two = vxm.ARITY[op] == 2
-            fields = {
+            fields: dict[str, int] = {
                 "a": found[0],
                 "b": found[1] if two else SOURCE_IMM,
                 "dst": target,

@@ -13,7 +13,7 @@ from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_col
 
 def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> int | None:
     """Route a node's results to all of its sinks on one group of streams."""
-    plan, config = attempt.plan, attempt.plan.config
+    config = attempt.plan.config
     centre = vxm_column(config)
     side = _side(node.sinks)
     for number in range(0, config.streams - span + 1, span):
@@ -58,60 +58,52 @@ def _store(
     attempt: Attempt, node: Node, sink: Store, cycles: list[int], code: int, span: int
 ) -> int | None:
     """Write the results into a set of the sink's hemisphere, one row an item."""
-    plan, config, memory = attempt.plan, attempt.plan.config, attempt.plan.memory
-    centre = vxm_column(config)
-    side, count = sink.side, len(memory.sets) // 2
+    count = len(attempt.plan.memory.sets) // 2
     order = [(sink.prefer + i) % count for i in range(count)]
     for number in [sink.at[0].slices[0] // 4] if sink.at else order:
-        slices = memory.slices_of(number)[:span]
-        row = attempt.next_row(side, number)
-        rows = [p.row for p in sink.at] if sink.at else [row + i for i in range(len(cycles))]
         claims = dict(attempt.trial.claims)
-        issues: dict[int, list[int]] = {}
-        for index in slices:
-            hops = abs(mem_column(config, side, index) - centre)
-            issues[index] = [cycle + hops for cycle in cycles]
-            if not attempt.trial.claim(("write", side, index), mask_of(issues[index])):
-                break
-            banks = {r // config.rows for r in rows}
-            if not all(
-                attempt.trial.claim(
-                    ("bank", side, index, bank),
-                    mask_of(
-                        [
-                            t
-                            for r, t in zip(rows, issues[index], strict=True)
-                            if r // config.rows == bank
-                        ]
-                    ),
-                )
-                for bank in banks
-            ):
-                break
-        else:
-
-            def emit(side: Hemisphere = side, number: int = number) -> None:
-                if not sink.at:
-                    taken = memory.rows(side, memory.slices_of(number), len(cycles))
-                    assert taken == row
-                for item in range(len(cycles)):
-                    for offset, index in enumerate(slices):
-                        op = mem.Write(addr=rows[item], src=code + offset)
-                        intents = (node.values[item], -1)
-                        plan.issue("mem_write", side, index, issues[index][item], op, intents)
-                    ready = max(issues[index][item] for index in slices) + 1
-                    place = Place(side, slices, rows[item], ready)
-                    sink.vecs.append(Vec(node.values[item], [place]))
-
-            attempt.emits.append(emit)
-            if not sink.at:
-                attempt.rows[side, number] = attempt.rows.get((side, number), 0) + len(cycles)
-            return max(
-                (mem_column(config, side, index) for index in slices),
-                key=lambda column: abs(column - centre),
-            )
+        end = _store_in(attempt, node, sink, number, cycles, code, span)
+        if end is not None:
+            return end
         attempt.trial.claims = claims
     return None
+
+
+def _store_in(
+    attempt: Attempt, node: Node, sink: Store, number: int, cycles: list[int], code: int, span: int
+) -> int | None:
+    """Write the results into one set."""
+    plan, config, memory = attempt.plan, attempt.plan.config, attempt.plan.memory
+    centre, side = vxm_column(config), sink.side
+    slices = memory.slices_of(number)[:span]
+    first = attempt.next_row(side, number)
+    rows = [p.row for p in sink.at] if sink.at else [first + i for i in range(len(cycles))]
+    issues: dict[int, list[int]] = {}
+    for index in slices:
+        hops = abs(mem_column(config, side, index) - centre)
+        issues[index] = [cycle + hops for cycle in cycles]
+        if not attempt.trial.claim_rows("write", (side, index), rows, issues[index]):
+            return None
+
+    def emit() -> None:
+        if not sink.at:
+            taken = memory.rows(side, memory.slices_of(number), len(cycles))
+            assert taken == first
+        for item, row in enumerate(rows):
+            for offset, index in enumerate(slices):
+                op = mem.Write(addr=row, src=code + offset)
+                intents = (node.values[item], -1)
+                plan.issue("mem_write", side, index, issues[index][item], op, intents)
+            ready = max(issues[index][item] for index in slices) + 1
+            sink.vecs.append(Vec(node.values[item], [Place(side, slices, row, ready)]))
+
+    attempt.emits.append(emit)
+    if not sink.at:
+        attempt.rows[side, number] = attempt.rows.get((side, number), 0) + len(cycles)
+    return max(
+        (mem_column(config, side, index) for index in slices),
+        key=lambda column: abs(column - centre),
+    )
 
 
 def _activate(

@@ -68,12 +68,8 @@ def read_streams(
         for place, issue in zip(places, issues, strict=True):
             if issue < max(place.ready, first_cycle(config)):
                 return None
-        if not trial.claim(("read", side, index), mask_of(issues)):
+        if not trial.claim_rows("read", (side, index), [place.row for place in places], issues):
             return None
-        for bank in {place.row // config.rows for place in places}:
-            hits = [t for t, p in zip(issues, places, strict=True) if p.row // config.rows == bank]
-            if not trial.claim(("bank", side, index, bank), mask_of(hits)):
-                return None
     near = mem_column(config, side, slices[0])
     inward = (
         side.inward
@@ -131,21 +127,35 @@ def _constant(attempt: Attempt, source: Constant, cycles: list[int], span: int) 
         claims = dict(attempt.trial.claims)
         places = [Place(side, slices, row + i, 0) for i in range(count)]
         code = read_streams(attempt, plan, places, vxm_column(plan.config), cycles, span)
-        if code is None:
-            attempt.trial.claims = claims
-            continue
-        values = [memory.value() for _ in cycles]
-
-        def load(side: Hemisphere = side, number: int = number, code: int = code) -> None:
-            source.vecs = memory.constant(side, number, source.data)
-            values[:] = [vec.value for vec in source.vecs]
-            found = [vec.places[0] for vec in source.vecs]
-            emit_reads(plan, found, vxm_column(plan.config), cycles, code, span)
-
-        attempt.emits.append(load)
-        attempt.tops[side, number] = attempt.tops.get((side, number), 0) + count
-        return [code] * count, values
+        if code is not None:
+            attempt.tops[side, number] = attempt.tops.get((side, number), 0) + count
+            values = [0] * count
+            where = side, number
+            attempt.emits.append(
+                lambda w=where, c=code, v=values: _load_constant(
+                    attempt, source, w, cycles, c, span, v
+                )
+            )
+            return [code] * count, values
+        attempt.trial.claims = claims
     return None
+
+
+def _load_constant(
+    attempt: Attempt,
+    source: Constant,
+    where: tuple[Hemisphere, int],
+    cycles: list[int],
+    code: int,
+    span: int,
+    values: list[int],
+) -> None:
+    """Load a constant where it was found to fit, and fill in its value numbers."""
+    plan = attempt.plan
+    source.vecs = plan.memory.constant(*where, source.data)
+    values[:] = [vec.value for vec in source.vecs]
+    places = [vec.places[0] for vec in source.vecs]
+    emit_reads(plan, places, vxm_column(plan.config), cycles, code, span)
 
 
 def _emitted(attempt: Attempt, source: Emitted, cycles: list[int]) -> Found | None:

@@ -162,7 +162,7 @@ class Image:
         slices = memory.plane_slices(key[1])
         count = len(blocks)
         row = memory.rows(key[0], slices, count * loads)
-        first = [memory.value() for _ in range(count)][0]
+        first = memory.numbers(count)
         parts = blocks.view(np.uint8).reshape(count, loads, config.load_streams, config.vector)
         for offset, index in enumerate(slices):
             data = parts[:, :, offset, :].reshape(count * loads, config.vector)
@@ -197,11 +197,11 @@ class Image:
             pair = []
             for byte in (0, 1):
                 base = memory.rows(key[0], slices, count, one_bank=True)
-                values = [memory.value() for _ in range(max(1, tiles[key]))]
+                first = memory.numbers(max(1, tiles[key]))
                 zero = np.zeros((count, config.vector), np.uint8)
                 for index in slices:
                     memory.image[int(key[0]), index, base] = zero
-                pair.append(Region(key[0], slices, base, count, values[0], byte, self.loads))
+                pair.append(Region(key[0], slices, base, count, first, byte, self.loads))
             regions[key] = (pair[0], pair[1])
         return Cache(regions)
 
@@ -266,7 +266,7 @@ class Image:
         self.key_maps: dict[PlaneKey, list[Table]] = {}
         self.value_maps: dict[Hemisphere, list[Table]] = {}
 
-        def tables(side: Hemisphere, hit: NDArray[np.bool_], row: NDArray[np.int64],
+        def mapped(side: Hemisphere, hit: NDArray[np.bool_], row: NDArray[np.int64],
                    spare: int) -> list[Table]:  # fmt: skip
             found = []
             for first in range(0, streams, lanes):
@@ -280,10 +280,10 @@ class Image:
             hit = block % len(self.planes) == number
             row = block // len(self.planes) * self.loads + part
             spare = self.local_tiles(key) * self.loads
-            self.key_maps[key] = tables(key[0], hit, row, spare)
+            self.key_maps[key] = mapped(key[0], hit, row, spare)
         for side in Hemisphere:
             row = block * self.loads + part
-            self.value_maps[side] = tables(side, row >= 0, row, self.tiles * self.loads)
+            self.value_maps[side] = mapped(side, row >= 0, row, self.tiles * self.loads)
 
 
 def _planes(rows: NDArray[np.generic]) -> list[NDArray[np.uint8]]:

@@ -18,7 +18,7 @@ from waterclock.isa.floorplan import Hemisphere
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One copy of a vector: byte plane b is in ``slices[b]`` at ``row``; written in ``ready - 1``."""
+    """One copy of a vector: byte plane b is in ``slices[b]`` at ``row``."""
 
     side: Hemisphere
     slices: tuple[int, ...]
@@ -59,6 +59,13 @@ class Memory:
     def value(self) -> int:
         """Return a new value number."""
         return next(self.values)
+
+    def numbers(self, count: int) -> int:
+        """Take ``count`` value numbers in a row; return the first."""
+        first = self.value()
+        for _ in range(count - 1):
+            self.value()
+        return first
 
     def slices_of(self, number: int) -> tuple[int, ...]:
         """Return the slices of a set."""
@@ -138,9 +145,7 @@ class Memory:
         slices = self.slices_of(number)
         row = self.top_rows(side, slices, len(vectors))
         planes = np.ascontiguousarray(vectors).view(np.uint8).reshape(*vectors.shape, 4)
-        first = self.value()
-        for _ in range(len(vectors) - 1):
-            self.value()
+        first = self.numbers(len(vectors))
         for byte, index in enumerate(slices):
             self.load(side, index, row, planes[..., byte], value=first, value_step=1, byte=byte)
         return [Vec(first + i, [Place(side, slices, row + i, 0)]) for i in range(len(vectors))]

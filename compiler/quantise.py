@@ -46,12 +46,11 @@ def quantise(checkpoint: Checkpoint) -> Quantised:
     source = {name: array.astype(np.float64) for name, array in checkpoint.tensors.items()}
     tensors: dict[str, NDArray[Any]] = {}
 
-    def linear(name: str, weights: NDArray[np.float64], factor: Any = 1.0) -> NDArray[np.float64]:
-        """Quantise; multiply the scales by ``factor`` (out,); return what the weights became."""
+    def linear(name: str, weights: NDArray[np.float64], factor: Any = 1.0) -> None:
+        """Quantise; multiply the scales by ``factor`` (out,)."""
         integers, scales = quantise_rows(weights)
         tensors[f"{name}.weight"] = integers
         tensors[f"{name}.scale"] = (scales * factor).astype(np.float32)
-        return integers * scales[:, None]
 
     half = checkpoint.head_dim // 2
     groups = checkpoint.heads // checkpoint.kv_heads

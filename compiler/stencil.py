@@ -8,6 +8,7 @@ into the cache.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -196,7 +197,7 @@ class Stencil:
         """
         items = len(value.offsets)
         n = min(4, items)
-        if items > 1 and any(b - a != 1 for a, b in zip(value.offsets, value.offsets[1:])):
+        if items > 1 and any(b - a != 1 for a, b in itertools.pairwise(value.offsets)):
             raise ValueError("items of a sum must come one a cycle")
         if items <= 4:
             parts: list[Node | Pick] = [Pick(value, i) for i in range(items)]

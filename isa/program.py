@@ -65,7 +65,8 @@ RESULT_COLUMNS = ("side", "slice", "row", "value", "byte")
 class Schedule:
     """The program of one context bucket.
 
-    ``words``: queue index -> (n,) uint64, to be loaded from word ``start`` on. ``intents``: queue index -> (issues, columns) int32.
+    ``words``: queue index -> (n,) uint64, to be loaded from word ``start`` on.
+    ``intents``: queue index -> (issues, columns) int32, the columns of ``INTENTS``.
     ``served``: queue index -> (runs, 2) int32, (number of issues, index into ``operations``).
     """
 

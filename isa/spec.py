@@ -85,7 +85,11 @@ class Instruction:
     operands: ClassVar[tuple[Operand, ...]]
     bits: ClassVar[int]  #: width of the word, opcode included
     ours: ClassVar[bool]  #: True for an extension that the published TSP does not have
-    latency: ClassVar[Callable[[Config], int]]  #: issue to first driven stream or state, cycles
+
+    @staticmethod
+    def latency(config: Config) -> int:
+        """Return the cycles from issue to the first driven stream, or to the effect."""
+        raise NotImplementedError
 
     def encode(self) -> int:
         """Return the word.

@@ -28,7 +28,7 @@ def _block_streams(_: Instruction, config: Config) -> int:
 
 @instruction("sxm_shift", 8, latency=sxm_latency)
 class Shift(Instruction):
-    """Move every byte ``count`` lanes: result lane l is lane l - count; zero where there is none."""
+    """Move every byte ``count`` lanes: result lane l is lane l - count, or zero."""
 
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream")
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream")
@@ -88,7 +88,7 @@ class Permute(Instruction):
 
 @instruction("sxm_permute", 12, latency=sxm_latency)
 class Distribute(Instruction):
-    """Remap or replicate lanes within each superlane: result lane l is lane map[l] of its superlane.
+    """Remap or replicate lanes within superlanes: result lane l is lane map[l] of its own.
 
     The map is one byte a lane; a value beyond the superlane gives zero.
     """

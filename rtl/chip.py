@@ -73,9 +73,7 @@ class Chip(wiring.Component):
         for name, member in self.signature.members.items():
             if name.startswith("s_axil"):
                 port = getattr(self, name)
-                m.d.comb += (
-                    host[name].eq(port) if member.flow is wiring.In else port.eq(host[name])
-                )
+                m.d.comb += host[name].eq(port) if member.flow is wiring.In else port.eq(host[name])
         words = self._queues(m, host)
         east, west = self._columns()
         self._memory(m, host, words, east, west)
@@ -128,10 +126,7 @@ class Chip(wiring.Component):
         width = config.streams * config.lanes * 8
         return tuple(
             [
-                [
-                    Signal(width, name=f"{way}_{k}_{x}")
-                    for x in range(floorplan.columns(config))
-                ]
+                [Signal(width, name=f"{way}_{k}_{x}") for x in range(floorplan.columns(config))]
                 for k in range(config.superlanes)
             ]
             for way in ("east", "west")

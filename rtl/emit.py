@@ -18,7 +18,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def convert(component: wiring.Component, name: str) -> str:
-    """Return one part as Verilog text; the same for the same configuration, whatever the machine."""
+    """Return one part as Verilog text; the same on every machine."""
     ports = {port: (getattr(component, port), None) for port in component.signature.members}
     return verilog.convert(
         component,
@@ -43,9 +43,7 @@ def chip_verilog(config: Config, progress: Progress | None = None) -> dict[str, 
     return files
 
 
-def write_verilog(
-    config: Config, folder: Path, progress: Progress | None = None
-) -> list[Path]:
+def write_verilog(config: Config, folder: Path, progress: Progress | None = None) -> list[Path]:
     """Write the Verilog of a chip into a folder; return the files.
 
     Raises

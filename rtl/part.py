@@ -44,7 +44,5 @@ def instance(
         connections[f"{way}_{port}"] = found[port]
     for port, value in (nets or {}).items():
         m.d.comb += found[port].eq(value)
-    m.submodules[name] = Instance(
-        module, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections
-    )
+    m.submodules[name] = Instance(module, i_clk=ClockSignal(), i_rst=ResetSignal(), **connections)
     return found

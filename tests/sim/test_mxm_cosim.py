@@ -196,8 +196,9 @@ async def plane_agrees(dut) -> None:
 async def promises_are_checked(dut) -> None:
     """Each broken promise raises ``error`` in the cycle after its issue, and only then."""
     config, side = CONFIGS["digits"], SIDES["digits"]
-    east, west = (lambda number: stream(Direction.EAST, number)), (
-        lambda number: stream(Direction.WEST, number)
+    east, west = (
+        (lambda number: stream(Direction.EAST, number)),
+        (lambda number: stream(Direction.WEST, number)),
     )
     multiply = {"entry": 0, "acc": 0, "add": 0, "activation": 0, "weight": 0, "window": 0}
     multiply |= {"first": 0, "last": 0}
@@ -264,9 +265,7 @@ def emit(name: str) -> dict[str, str]:
     config = CONFIGS[name]
     parts = {**mxm_parts(config), "mxm_plane": MXMPlane(config)}
     return {
-        f"{module}.v": verilog.convert(
-            part, name=module, emit_src=False, strip_internal_attrs=True
-        )
+        f"{module}.v": verilog.convert(part, name=module, emit_src=False, strip_internal_attrs=True)
         for module, part in parts.items()
     }
 
@@ -282,7 +281,9 @@ def test_every_result_of_the_plane_is_the_golden_one(
     log = verilator.run(
         simulator, "test_mxm_cosim", testcase="plane_agrees", seed=seed, extra_env={KIND: name}
     )
-    (executed,) = (int(line.split()[1]) for line in log.splitlines() if line.startswith("executed "))
+    (executed,) = (
+        int(line.split()[1]) for line in log.splitlines() if line.startswith("executed ")
+    )
     print(f"{executed} instructions")
     assert executed > CYCLES
 

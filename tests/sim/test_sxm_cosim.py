@@ -171,7 +171,7 @@ async def sxm_agrees_with_golden(dut) -> None:
     superlanes = range(config.superlanes)
     ins = [[getattr(dut, f"{way}_in_{k}") for way in ("east", "west")] for k in superlanes]
     outs = [[getattr(dut, f"{way}_{k}") for way in ("east", "west")] for k in superlanes]
-    for port in [dut.rst, *ports, *sum(ins, [])]:
+    for port in [*ports, *(port for pair in ins for port in pair)]:
         port.value = 0
     dut.rst.value = 1
     cocotb.start_soon(Clock(dut.clk, 10, "ns").start())
