@@ -25,7 +25,7 @@ from waterclock.compiler.check_operands import check_operands, takes
 from waterclock.compiler.check_planes import check_planes
 from waterclock.compiler.check_regions import Rows
 from waterclock.compiler.check_streams import BYTE_BITS, Fabric
-from waterclock.isa import mem, mxm
+from waterclock.isa import icu, mem, mxm
 from waterclock.isa.program import Program, Schedule
 from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM
 
@@ -72,6 +72,7 @@ def check_schedule(program: Program, schedule: Schedule) -> Proof:
 
 def _check(program: Program, schedule: Schedule) -> Proof:
     issued = Issued(program.config, schedule)
+    _check_words(issued, program)
     violations = Violations(issued)
     check_operands(issued, violations)
     violations.raise_first()  # the rest relies on legal operands
@@ -109,6 +110,26 @@ def _check(program: Program, schedule: Schedule) -> Proof:
         maps=maps,
         maps_assumed=used - maps,
     )
+
+
+def _check_words(issued: Issued, program: Program) -> None:
+    """Check that a schedule keeps to its own words, as all schedules are loaded at once."""
+    schedule = issued.schedule
+    for other in program.schedules:
+        if other is schedule:
+            continue
+        for queue in issued.queues:
+            words = schedule.words.get(queue.index, np.zeros(0, np.uint64))
+            # A queue halts at the word behind its last, unless that was a Halt.
+            halts = len(words) > 0 and int(words[-1]) == icu.Halt().encode()
+            end = schedule.start + len(words) + (not halts)
+            other_end = other.start + len(other.words.get(queue.index, ()))
+            if max(schedule.start, other.start) < min(end, other_end):
+                raise ScheduleError(
+                    f"{queue.name}: expected words {schedule.start} to {end - 1} for this schedule "
+                    f"and its halt, found words {other.start} to {other_end - 1} for context "
+                    f"{other.context}"
+                )
 
 
 def _check_buses(issued: Issued, violations: Violations) -> int:

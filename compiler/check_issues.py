@@ -55,13 +55,13 @@ class Issued:
         for index, words in schedule.words.items():
             if not 0 <= index < len(self.queues):
                 raise ScheduleError(f"queue {index}: the chip has {len(self.queues)} queues")
-            if len(words) > config.imem_words:
+            if schedule.start < 0 or schedule.start + len(words) > config.imem_words:
                 raise ScheduleError(
-                    f"{self.queues[index].name}: expected at most {config.imem_words} words, "
-                    f"found {len(words)}"
+                    f"{self.queues[index].name}: expected words 0 to {config.imem_words - 1}, "
+                    f"found {len(words)} from word {schedule.start} on"
                 )
         try:
-            issues = expand(config, schedule.words, schedule.start)
+            issues = expand(config, schedule.words)
         except SequenceError as error:
             raise ScheduleError(str(error)) from None
         self.halt = max((found.halt for found in issues.values()), default=0)
@@ -71,7 +71,7 @@ class Issued:
         self.first = dict(zip(order, np.cumsum([0, *counts])[:-1].tolist(), strict=True))
         self.queue: Ints = np.repeat(np.array(order, np.int64), counts)
         self.cycle: Ints = _joined([issues[index].cycles for index in order])
-        self.pc: Ints = _joined([issues[index].pcs for index in order])
+        self.pc: Ints = schedule.start + _joined([issues[index].pcs for index in order])
         words = np.concatenate([np.zeros(0, np.uint64), *(issues[i].words for i in order)])
         self.groups = {op: self._group(op, words) for (kind, _), op in ISA.items() if kind != "icu"}
 

@@ -259,12 +259,13 @@ def _kinds_table(found: Report) -> Table:
 
 
 def _path_table(found: Report) -> Table:
-    table = _table("critical path, cycles", ("operation",), (*CLASSES, "all"))
-    for name, spent in found.path.by_operation.items():
-        table.add_row(name, *_counts(spent, CLASSES), f"{sum(spent.values()):,}")
     spent = found.path.spent()
+    classes = tuple(name for name in CLASSES if spent[name])
+    table = _table("critical path, cycles", ("operation",), (*classes, "all"))
+    for name, mine in found.path.by_operation.items():
+        table.add_row(name, *_counts(mine, classes), f"{sum(mine.values()):,}")
     table.add_section()
-    table.add_row("all", *_counts(spent, CLASSES), f"{sum(spent.values()):,}")
+    table.add_row("all", *_counts(spent, classes), f"{sum(spent.values()):,}")
     return table
 
 

@@ -55,9 +55,10 @@ class Config:
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
+    source: dataclasses.InitVar[str | None] = None  #: file or preset, for errors
 
-    def __post_init__(self) -> None:
-        check(self, f"configuration {self.name}")
+    def __post_init__(self, source: str | None) -> None:
+        check(self, source or f"configuration {self.name}")
 
     @cached_property
     def vector(self) -> int:
@@ -155,7 +156,7 @@ def load_config(preset: str | Path) -> Config:
         raise UserError(f"preset {preset!r} is unknown: use {', '.join(PRESETS)} or a .yaml file")
     try:
         fields: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     return config_from_dict(fields, source)
 
@@ -174,4 +175,5 @@ def config_from_dict(fields: Any, source: str) -> Config:
     alus = fields["alus"]
     if not isinstance(alus, (list, tuple)) or not all(isinstance(alu, str) for alu in alus):
         raise UserError(f"{source}: alus: found {alus!r}, expected a list of feature letters")
-    return Config(**{**fields, "name": str(fields["name"]), "alus": tuple(alus)})
+    changed = {"name": str(fields["name"]), "alus": tuple(alus), "source": source}
+    return Config(**{**fields, **changed})

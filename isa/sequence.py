@@ -183,7 +183,8 @@ def expand(
         walker.run()
     barrier = 0
     while parked := [walker for walker in walkers.values() if walker.parked]:
-        notifies = sorted(cycle for w in walkers.values() for cycle in w.notifies)
+        # Notifies of several queues in one cycle release the parked queues once.
+        notifies = sorted({cycle for w in walkers.values() for cycle in w.notifies})
         if len(notifies) <= barrier:
             raise SequenceError(f"{parked[0].name}: Sync waits for a Notify that never comes")
         notify = notifies[barrier]

@@ -31,13 +31,16 @@ _READ = {
 def _show(spec: Operand, value: int) -> str:
     if spec.names:
         return spec.names[value] if value < len(spec.names) else str(value)
-    return _SHOW[spec.kind](value)
+    text = _SHOW[spec.kind](value)
+    # A code that means nothing is shown as a number, so that every word can be read back.
+    return text if _READ[spec.kind](text) == value else hex(value)
 
 
 def _read(spec: Operand, text: str) -> int:
     if text in spec.names:
         return spec.names.index(text)
-    return _READ["int" if spec.names else spec.kind](text)
+    number = spec.names or text.startswith("0x")
+    return _READ["int" if number else spec.kind](text)
 
 
 def to_text(op: Instruction) -> str:

@@ -80,7 +80,7 @@ class Chip(wiring.Component):
         self._vxm(m, words, east, west)
         self._edges(m, words, east, west)
         for index, found in enumerate(self.errors.values()):
-            m.d.sync += host["error"][index].eq(Cat(found).any())
+            m.d.sync += host["errors"][index].eq(Cat(found).any())
         return m
 
     def _queues(self, m: Module, host: Nets) -> Words:

@@ -3,7 +3,6 @@
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import ceil_log2
 
 from waterclock.isa import icu
 from waterclock.isa.config import Config
@@ -143,8 +142,14 @@ class ICUQueue(wiring.Component):
             execute[icu.Loop] & ((count == 0) | (_field(fetched, icu.Loop, "length") == 0))
         )
         m.d.sync += self.error.eq(Cat(fault for fault, _ in faults).any())
-        for fault, what in [*faults, (zero, "a count of zero")]:
-            m.d.sync += Assert(~fault, Format("queue {} word {}: " + what, self.id, pc))
+        faults.append((zero, "a count of zero"))
+        broken = Signal(len(faults))
+        m.d.comb += broken.eq(Cat(fault for fault, _ in faults))
+        # The condition saves a simulator the assertions in all cycles in which nothing is wrong.
+        with m.If(broken.any()):
+            for index, (_, what) in enumerate(faults):
+                text = Format("queue {} word {}: " + what, self.id, pc)
+                m.d.sync += Assert(~broken[index], text)
         return m
 
     def _loop(

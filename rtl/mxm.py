@@ -187,8 +187,10 @@ class MXMPlane(wiring.Component):
         enables = Signal(config.vector)
         m.d.comb += by_column.eq(field(lw, LW, "order") == Order.COLUMNS)
         for place in range(config.vector):
+            # The rows of an LW that reach this place, of all that are legal.
             first, last = max(place - count + 1, 0), min(place, config.vector - count)
-            m.d.comb += enables[place].eq((row >= first) & (row <= last))
+            every = first == 0 and last == config.vector - count
+            m.d.comb += enables[place].eq(1 if every else (row >= first) & (row <= last))
 
         def bytes_for(lane_block: int, place_block: int) -> Value:
             places = range(place_block * size, place_block * size + count)
@@ -239,18 +241,16 @@ class MXMPlane(wiring.Component):
             m.d.sync += multiplying.eq(decoding)
         with m.If(passes[-1]):
             m.d.sync += accumulating.eq(multiplying)
-        inside = self._window(m, decoding, Window.INPUT)
+        inside = self._window(m, abc, Window.INPUT)
         written = self._window(m, accumulating, Window.OUTPUT)
         for k, superlane in enumerate(lanes):
             columns = [divmod(n, size) for n in range(k * config.lanes, (k + 1) * config.lanes)]
             m.d.comb += [
                 superlane["fetch"].eq(abc.any()),
                 superlane["fetch_entry"].eq(field(abc, ABC, "entry")),
-                superlane["decode"].eq(decode),
-                superlane["decode_i8"].eq(field(decoding, ABC, "activation") == Activation.I8),
+                superlane["fetch_i8"].eq(field(abc, ABC, "activation") == Activation.I8),
                 superlane["inside"].eq(inside.word_select(k, config.lanes)),
-                superlane["multiply"].eq(passes.any()),
-                superlane["again"].eq(passes[1:].any()),
+                superlane["decode"].eq(decode),
                 superlane["accumulate"].eq(accumulate),
                 superlane["acc_entry"].eq(field(accumulating, ABC, "acc")),
                 superlane["add"].eq(field(accumulating, ABC, "add")),

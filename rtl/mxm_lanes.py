@@ -1,6 +1,8 @@
 """What belongs to the lanes of an MXM plane: stream taps, activations, accumulators, rounding."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
 from amaranth import *
 from amaranth.lib import memory, wiring
@@ -45,13 +47,35 @@ def _extended(value: Value, bits: int) -> Value:
     return Mux(value[-1], Cat(value, C(-1, more)), Cat(value, C(0, more))) if more else value
 
 
+def _negated_if(sign: Value, magnitude: Value, bits: int) -> Value:
+    """Return the number, in two's complement of ``bits`` bits."""
+    padded = Cat(magnitude, C(0, bits - len(magnitude)))
+    return ((padded ^ Mux(sign, C(-1, bits), C(0, bits))) + sign)[:bits]
+
+
 def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
     """Return an activation as an integer of ``bits`` bits, see ``numerics.f16_to_fixed``."""
     fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
     normal = exponent.any()
-    magnitude = (Cat(fraction, normal) << (exponent - normal)[:5])[:bits]
-    negative = (~Cat(magnitude, C(0, bits - len(magnitude))) + 1)[:bits]
-    return Mux(is_i8, _extended(raw[:BYTE], bits), Mux(sign, negative, magnitude))
+    magnitude = (Cat(fraction, normal) << (exponent - normal)[:5])[: FIXED_BITS - 1]
+    return Mux(is_i8, _extended(raw[:BYTE], bits), _negated_if(sign, magnitude, bits))
+
+
+def _digit(raw: Value, is_i8: Value, place: Sequence[Value]) -> Value:
+    """Return digit i, if ``place[i]``, of what ``_fixed`` returns; it has the sign of the whole."""
+    fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
+    normal = exponent.any()
+    significand = Cat(fraction, normal)
+    # Bits are counted from the lowest place in which the significand still reaches the digit.
+    lowest = len(significand) - 1
+    offsets = (C(lowest - DIGIT_BITS * i, signed(7)) for i in range(len(place)))
+    offset = reduce(
+        or_, (Mux(at, x, C(0, signed(7))) for at, x in zip(place, offsets, strict=True))
+    )
+    above = exponent - normal + offset
+    placed = (significand << above[:5])[lowest : lowest + DIGIT_BITS]
+    digit = _negated_if(sign, Mux(above[5:].any(), 0, placed), DIGIT_BITS + 1)
+    return Mux(is_i8, Mux(place[0], _extended(raw[:BYTE], DIGIT_BITS + 1), 0), digit)
 
 
 def _normalised(m: Module, value: Signal, steps: Sequence[int], name: str) -> tuple[Signal, Value]:
@@ -156,14 +180,12 @@ class MXMLanes(wiring.Component):
     -------
     store, store_entry, store_data : In(1), In, In(2 * lanes * 8)
         Write low and high bytes of all lanes into an entry of the activation buffer.
-    fetch, fetch_entry : In(1), In
-        Take an entry out.
-    decode, decode_i8, inside : In(1), In(1), In(lanes)
-        In the next cycle: its format, and the lanes that do not count as zero.
-    multiply, again : In(1), In(1)
-        The tiles multiply in this cycle; a further digit.
+    fetch, fetch_entry, fetch_i8, inside : In(1), In, In(1), In(lanes)
+        Take an entry out: its number and format, and the lanes that do not count as zero.
+    decode : In(1)
+        In the next cycle.
     activations : Out(lanes * activation bits)
-        From the cycle after ``decode``; the next lower digit in each cycle after ``multiply``.
+        From the cycle after ``decode`` on: whole, or the highest digit; then digit after digit.
     accumulate, acc_entry, add, high, written : In(1), In, In(1), In(1), In(lanes)
         Add ``sums``, times 256 if ``high``, to an accumulator (set it if not ``add``) in the
         lanes of ``written``.
@@ -186,11 +208,9 @@ class MXMLanes(wiring.Component):
                 "store_data": In(2 * lanes * BYTE),
                 "fetch": In(1),
                 "fetch_entry": In(acts),
-                "decode": In(1),
-                "decode_i8": In(1),
+                "fetch_i8": In(1),
                 "inside": In(lanes),
-                "multiply": In(1),
-                "again": In(1),
+                "decode": In(1),
                 "activations": Out(lanes * activation_bits(config, size)),
                 "accumulate": In(1),
                 "acc_entry": In(accs),
@@ -227,32 +247,33 @@ class MXMLanes(wiring.Component):
             shape=2 * lanes * BYTE, depth=self.config.act_entries, init=[]
         )
         write, read = buffer.write_port(), buffer.read_port(domain="comb")
-        raw = Signal(2 * lanes * BYTE, reset_less=True)
         m.d.comb += [
             write.en.eq(self.store),
             write.addr.eq(self.store_entry),
             write.data.eq(self.store_data),
             read.addr.eq(self.fetch_entry),
         ]
-        m.d.sync += raw.eq(Mux(self.fetch, read.data, raw))
+        is_i8 = Signal()
+        with m.If(self.fetch):
+            m.d.sync += is_i8.eq(self.fetch_i8)
+        digits = self.config.digits
+        # Bit i: digit i is decoded in this cycle, the highest one first.
+        place = Signal(digits)
+        m.d.comb += place[-1].eq(self.decode)
+        if digits > 1:
+            lower = Signal(digits - 1)
+            m.d.sync += lower.eq(place[1:])
+            m.d.comb += place[:-1].eq(lower)
         width = activation_bits(self.config, size)
-        whole = self.config.digits == 1
-        bits = width if whole else FIXED_BITS
         for lane in range(lanes):
-            low, high = raw.word_select(lane, BYTE), raw.word_select(lanes + lane, BYTE)
-            fixed = Signal(bits, name=f"fixed_{lane}", reset_less=True)
-            new = _fixed(Cat(low, high), self.decode_i8, bits)
-            new = Mux(self.inside[lane], new, 0)
-            digit = fixed
-            if whole:
-                m.d.sync += fixed.eq(Mux(self.decode, new, fixed))
-            else:
-                with m.If(self.decode):
-                    m.d.sync += fixed.eq(new)
-                with m.Elif(self.multiply):
-                    m.d.sync += fixed.eq(Cat(C(0, DIGIT_BITS), fixed))
-                digit = Cat(fixed[-DIGIT_BITS:], fixed[-1] & ~self.again)
-            m.d.comb += self.activations.word_select(lane, width).eq(digit)
+            raw = Signal(2 * BYTE, name=f"raw_{lane}", reset_less=True)
+            pair = Cat(read.data.word_select(i, BYTE) for i in (lane, lanes + lane))
+            taken = Mux(self.inside[lane], pair, 0)
+            m.d.sync += raw.eq(Mux(self.fetch, taken, raw))
+            new = _fixed(raw, is_i8, width) if digits == 1 else _digit(raw, is_i8, place)
+            activation = Signal(width, name=f"activation_{lane}", reset_less=True)
+            m.d.sync += activation.eq(Mux(place.any(), new, activation))
+            m.d.comb += self.activations.word_select(lane, width).eq(activation)
 
     def _accumulator(self, m: Module, lane: int) -> Signal:
         """Add the accumulators of one lane; return the register with what ACC takes out."""
@@ -282,7 +303,7 @@ class MXMLanes(wiring.Component):
     ) -> Signal:
         """Return the register with the 32 bits of a result, two cycles after its ``value``."""
         magnitude = Signal(ACC_BITS, name=f"magnitude_{lane}")
-        m.d.comb += magnitude.eq(Mux(value[-1], ~value + 1, value))
+        m.d.comb += magnitude.eq(_negated_if(value[-1], value, ACC_BITS))
         coarse, shifted = _normalised(m, magnitude, (32, 16, 8), f"coarse_{lane}")
         # The low bits for I32, or else 32 bits with the highest in place, and a sticky bit.
         held, held_shifted = (

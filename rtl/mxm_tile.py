@@ -50,6 +50,22 @@ def total_of(terms: Sequence[Value], width: int) -> Value:
     return terms[0]
 
 
+def carried_total(m: Module, terms: Sequence[Value], width: int, name: str) -> Value:
+    """Return the same sum from adders that Yosys leaves alone.
+
+    It would make them compressors, which take twice the LUTs of carry chains.
+    """
+    while len(terms) > 1:
+        sums: list[Value] = []
+        for a, b in zip(terms[::2], terms[1::2], strict=False):
+            added = _cut(a + b, width)
+            index = f"{name}_{len(terms)}_{len(sums)}"
+            sums.append(Signal(added.shape(), name=index, attrs={"keep": 1}))
+            m.d.comb += sums[-1].eq(added)
+        terms = [*sums, *terms[len(terms) & ~1 :]]
+    return terms[0]
+
+
 class MACTile(wiring.Component):
     """A block of the array: double-buffered weights and a multiplier for each.
 
@@ -124,18 +140,19 @@ class MACTile(wiring.Component):
     def _load(self, m: Module, buffer: Sequence[Signal]) -> None:
         vectors, longest = self.config.load_streams, max(self.rows, self.columns)
         arriving = [self.weights.word_select(i, longest * BYTE) for i in range(vectors)]
-        with m.If(self.load & ~self.by_column):
-            for k, row in enumerate(buffer):
+        for k, row in enumerate(buffer):
+            # One value for both orders: synthesis then finds one enable for each byte.
+            new = Signal(len(row), name=f"new_{k}")
+            with m.If(self.load & self.by_column):
+                parts = (arriving[n % vectors] for n in range(self.columns))
+                m.d.comb += new.eq(Cat(part.word_select(k, BYTE) for part in parts))
+                for n in range(self.columns):
+                    with m.If(self.enables[n]):
+                        m.d.sync += row.word_select(n, BYTE).eq(new.word_select(n, BYTE))
+            with m.Elif(self.load):
+                m.d.comb += new.eq(arriving[k % vectors])
                 with m.If(self.enables[k]):
-                    m.d.sync += row.eq(arriving[k % vectors])
-        with m.If(self.load & self.by_column):
-            for n in range(self.columns):
-                with m.If(self.enables[n]):
-                    column = arriving[n % vectors]
-                    m.d.sync += [
-                        row.word_select(n, BYTE).eq(column.word_select(k, BYTE))
-                        for k, row in enumerate(buffer)
-                    ]
+                    m.d.sync += row.eq(new)
 
     def _multiply(self, m: Module, array: Sequence[Signal]) -> None:
         bits, width = activation_bits(self.config, self.rows), sum_bits(self.rows)
@@ -159,10 +176,12 @@ class MACTile(wiring.Component):
                 _cut(activation * (row.word_select(n, BYTE) ^ flip), partial)
                 for activation, row in zip(activations, array, strict=True)
             ]
-            new = total_of([*products, excess], partial)
             register = Signal(width, name=f"sum_{n}", reset_less=True)
-            if not whole:
-                before = Mux(self.again, Cat(C(0, DIGIT_BITS), register)[:width], 0)
-                new = (before + new.as_signed())[:width]
+            if whole:
+                new = total_of([*products, excess], partial)
+            else:
+                new = carried_total(m, [*products, excess], partial, f"total_{n}").as_signed()
+                before = Mux(self.again, Cat(C(0, DIGIT_BITS), register[:-DIGIT_BITS]), 0)
+                new = (before + new)[:width]
             m.d.sync += register.eq(Mux(self.multiply, new, register))
             m.d.comb += self.sums[n * width : (n + 1) * width].eq(register)

@@ -28,7 +28,7 @@ from waterclock.isa.streams import (
     Direction,
 )
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
-from waterclock.rtl.vxm_alu import SimpleALU, add_unit, alu_parts, matches
+from waterclock.rtl.vxm_alu import add_unit, alu_parts
 from waterclock.rtl.vxm_reduce import VXMReducer
 
 BYTE = 8

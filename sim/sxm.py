@@ -73,8 +73,8 @@ class SXM:
             if method is None:
                 raise Hazard("no instruction of an SXM")
             self._check(op)
-            dst: int = op.dst  # type: ignore[attr-defined]
-            port.drive(dst, method(op, port), type(op).latency(self.config))
+            (dst,) = (spec.name for spec in op.operands if spec.role is Role.WRITES)
+            port.drive(getattr(op, dst), method(op, port), type(op).latency(self.config))
         except Hazard as hazard:
             raise Hazard(f"cycle {cycle}: {self.name}: {op.mnemonic}: {hazard}") from None
 

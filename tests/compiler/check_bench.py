@@ -21,6 +21,7 @@ from waterclock.isa.program import (
 from waterclock.isa.text import assemble
 
 WEST, EAST = 0, 1
+ALUS = ("amcs", "amc") * 8  #: whatever the presets spend on ALUs
 
 
 @dataclasses.dataclass
@@ -41,7 +42,7 @@ class Bench:
     """A program in the making; ``check`` assembles it and runs the checker."""
 
     def __init__(self, preset: str = "small"):
-        self.config = load_config(preset)
+        self.config = dataclasses.replace(load_config(preset), alus=ALUS)
         self.placed: list[Placed] = []
         self.extents: list[tuple[int, ...]] = []
         self.regions: list[tuple[int, ...]] = []

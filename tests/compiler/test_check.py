@@ -37,10 +37,28 @@ def test_legal_programs_are_proven():
 def test_every_schedule_of_a_program_is_checked():
     bench = adder()
     good = bench.schedule()
-    assert len(check_program(bench.program(good, good))) == 2
+    second = dataclasses.replace(good, start=500)
+    assert len(check_program(bench.program(good, second))) == 2
     bench.edit("VXM.alu0", 4, "b=E4", "b=E0")
-    with pytest.raises(ScheduleError):
-        check_program(bench.program(good, bench.schedule()))
+    second = dataclasses.replace(bench.schedule(), start=500)
+    with pytest.raises(ScheduleError, match=r"VXM.alu0 cycle 4 word 501"):
+        check_program(bench.program(good, second))
+
+
+@pytest.mark.parametrize("halt", [False, True])
+def test_schedules_do_not_run_into_each_other(halt):
+    bench = adder()
+    first = bench.schedule()
+    if halt:
+        words = {i: np.append(w, np.uint64(0)) for i, w in first.words.items()}
+        first = dataclasses.replace(first, words=words)
+    longest = max(len(words) for words in first.words.values())
+    program = bench.program(first, dataclasses.replace(bench.schedule(), start=longest))
+    if halt:
+        check_program(program)
+    else:
+        with pytest.raises(ScheduleError, match=r"words 0 to 3 for this .* found words 3 to 5 for"):
+            check_program(program)
 
 
 def test_message_names_queue_cycle_word_operation_expected_and_found():
@@ -83,7 +101,10 @@ def test_queues_must_exist_and_fit_their_memory():
     rejected(bench, r"queue 9999: the chip has", intents=intents)
     limit = bench.config.imem_words
     words = {**schedule.words, 0: np.zeros(limit + 1, np.uint64)}
-    rejected(bench, rf"W0.read: expected at most {limit} words, found {limit + 1}", words=words)
+    rejected(bench, rf"expected words 0 to {limit - 1}, found {limit + 1} from word 0", words=words)
+    rejected(
+        bench, rf"expected words 0 to {limit - 1}, found 3 from word {limit - 2}", start=limit - 2
+    )
 
 
 def test_rules_of_the_queues_are_checked():
@@ -102,9 +123,9 @@ def test_predicted_cycles_must_be_exact():
 
 def test_effect_after_the_end_is_rejected():
     bench = adder()
-    bench.put("VXM.alu5", 12, "exp2 a=imm, b=imm, dst=none, imm=0", (-1, -1, 5))
+    bench.put("VXM.alu4", 12, "exp2 a=imm, b=imm, dst=none, imm=0", (-1, -1, 5))
     broken(
-        bench, r"VXM.alu5 cycle 12.*exp2: expected its effect by the end in cycle 15, found .*16"
+        bench, r"VXM.alu4 cycle 12.*exp2: expected its effect by the end in cycle 15, found .*16"
     )
 
 

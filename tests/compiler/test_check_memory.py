@@ -295,7 +295,7 @@ def test_rows_that_another_schedule_scatters_must_not_be_touched():
     row[REGION_COLUMNS.index("base")] = 0
     row[REGION_COLUMNS.index("slice")] = 12
     other.regions.append(tuple(row))
-    program = bench.program(bench.schedule(), other.schedule())
+    program = bench.program(bench.schedule(), dataclasses.replace(other.schedule(), start=99))
     with pytest.raises(ScheduleError, match=r"MEM_E12.write cycle 10.*one of a Scatter region"):
         check_program(program)
 

@@ -119,7 +119,7 @@ class Script:
         """Return instructions of some queues that drive different streams."""
         ops: dict[str, Instruction] = {}
         taken: set[int] = set()
-        for queue, kind in random.Random(self.rng.random()).sample(list(QUEUES.items()), 3):
+        for queue, kind in self.rng.sample(list(QUEUES.items()), len(QUEUES)):
             classes = [cls for (unit, _), cls in ISA.items() if unit == kind]
             op = self._random(self.rng.choice(classes))
             (dst,) = (spec for spec in op.operands if spec.role is Role.WRITES)
