@@ -46,8 +46,8 @@ class Attention(Blocks):
         self.rotary = {
             "cos": self.gathered(image.rotary["cos"], position, WEST),
             "sin": self.gathered(image.rotary["sin"], position, EAST),
-            "-sin": self.gathered(image.rotary["sin"], position, EAST, negate=True),
         }
+        self.rotary["-sin"] = [self._negated(vec) for vec in self.rotary["sin"]]
         self.key_maps = {
             key: self.gathered(tables, position, key[0]) for key, tables in image.key_maps.items()
         }
@@ -55,6 +55,13 @@ class Attention(Blocks):
             side: self.gathered(tables, position, side) for side, tables in image.value_maps.items()
         }
         self.masks = self._masks(position)
+
+    def _negated(self, vec: Vec) -> Vec:
+        """Return the negative of an fp32 vector."""
+        stencil, sink = Stencil(self.config, [0]), Store(EAST, prefer=2)
+        stencil.op("xor", Stored([vec]), Imm(0x80000000), sinks=[sink])
+        fit(self.plan, stencil)
+        return sink.vecs[0]
 
     def _masks(self, position: Vec) -> list[Vec]:
         """Return for each tile of positions 1 where the position is there, else 0."""

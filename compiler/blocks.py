@@ -45,16 +45,13 @@ class Blocks:
         self.model = image.quantised.model
         self.planes = image.planes
 
-    def gathered(
-        self, tables: Sequence[Table], where: Vec, side: Hemisphere, *, negate: bool = False
-    ) -> list[Vec]:
-        """Fetch one row of each table and keep it on a side, its sign bits turned on request."""
+    def gathered(self, tables: Sequence[Table], where: Vec, side: Hemisphere) -> list[Vec]:
+        """Fetch one row of each table and keep it on a side."""
         found = []
         for table in tables:
             stencil = Stencil(self.config, [0])
             sink = Store(side, prefer=2)
-            sign = Imm(0x80000000 if negate else 0)
-            stencil.op("xor", Gathered([table], where), sign, sinks=[sink])
+            stencil.op("mov", Gathered([table], where), sinks=[sink])
             fit(self.plan, stencil)
             found += sink.vecs
         return found

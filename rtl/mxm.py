@@ -1,49 +1,41 @@
 # amaranth: UnusedElaboratable=no
-"""The MXM plane: control, deskew, and instances of the parts that compute.
+"""The MXM plane: instances of the parts that compute, wired.
 
     streams -> MXMFeed -> deskew -> MXMLanes -> MACTile -> MXMLanes -> skew -> result
 
 A vector is skewed: superlane k is k cycles behind superlane 0. The feeds take the vectors of LW
-and ABL off the streams, skewed; all else works on whole vectors, S - 1 cycles after the issue at
-superlane 0.
+and ABL off the streams, skewed; all else, the core, works on whole vectors, S - 1 cycles after the
+issue at superlane 0.
 
 The plane of the full-size chip has more ports than Amaranth converts at once, so the parts are
 converted one by one, and ``MXMPlane`` goes into the chip as a submodule.
 """
-
-from collections.abc import Mapping, Sequence
 
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from waterclock.isa.config import Config
-from waterclock.isa.floorplan import MXM_KINDS
-from waterclock.isa.mxm import ABC, ABL, ACC, IW, LW, Activation, Order, Result, Weight, Window
-from waterclock.isa.spec import OPCODE_BITS, word_bits
-from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mxm_lanes import RESULT_STREAMS, ROUNDING, MXMFeed, MXMLanes, field
-from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
-
-QUEUES = {kind.removeprefix("mxm_"): kind for kind in MXM_KINDS}
-OPS = {"lw": LW, "iw": IW, "abl": ABL, "abc": ABC, "acc": ACC}
-FEED_QUEUES = ("lw", "abl")  # their words ripple through the feeds
-
-Nets = dict[str, Signal]
+from waterclock.isa.spec import word_bits
+from waterclock.rtl.mxm_core import (
+    FEED_QUEUES,
+    QUEUES,
+    MXMCore,
+    add_part,
+    core_parts,
+    result_ports,
+)
+from waterclock.rtl.mxm_feed import MXMFeed
+from waterclock.rtl.mxm_tile import BYTE
 
 
 def mxm_parts(config: Config) -> dict[str, wiring.Component]:
-    """Return what ``MXMPlane`` wires instances of, by the name that it has to be converted with."""
-    size = tile_size(config)
-    return {
-        "mxm_feed": MXMFeed(config),
-        "mxm_lanes": MXMLanes(config),
-        "mxm_mac_tile": MACTile(config, size, size),
-    }
+    """Return what a plane needs instances of, by the name that it has to be converted with."""
+    return {"mxm_feed": MXMFeed(config), "mxm_core": MXMCore(config)} | core_parts(config)
 
 
 class MXMPlane(wiring.Component):
-    """One plane: instances of ``mxm_parts``, wired and steered.
+    """One plane: feeds and core, wired.
 
     Parameters
     ----------
@@ -72,268 +64,28 @@ class MXMPlane(wiring.Component):
 
     def __init__(self, config: Config):
         self.config = config
-        width = config.lanes * BYTE
         ports: dict[str, In | Out] = {
             f"{queue}_in": In(word_bits(kind)) for queue, kind in QUEUES.items()
         }
         for k in range(config.superlanes):
-            ports[f"stream_{k}"] = In(config.streams * width)
-            ports[f"result_valid_{k}"] = Out(1)
-            ports[f"result_dst_{k}"] = Out(STREAM_BITS)
-            ports[f"result_{k}"] = Out(RESULT_STREAMS * width)
-        super().__init__(ports | {"outward": In(1), "error": Out(1)})
+            ports[f"stream_{k}"] = In(config.streams * config.lanes * BYTE)
+        super().__init__(ports | result_ports(config) | {"outward": In(1), "error": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
-        parts, size = mxm_parts(self.config), tile_size(self.config)
-        superlanes, blocks = range(self.config.superlanes), range(self.config.vector // size)
-        feeds = [_part(m, parts, "mxm_feed", f"feed_{k}") for k in superlanes]
-        lanes = [_part(m, parts, "mxm_lanes", f"lanes_{k}") for k in superlanes]
-        tiles = {
-            (i, j): _part(m, parts, "mxm_mac_tile", f"tile_{i}_{j}") for i in blocks for j in blocks
-        }
-        words = self._issue(m, feeds)
-        self._load(m, words["lw"], words["iw"], feeds, tiles)
-        self._arrive(m, words["abl"], feeds, lanes)
-        self._multiply(m, words["abc"], lanes, tiles)
-        self._emit(m, words["acc"], lanes)
-        return m
-
-    def _issue(self, m: Module, feeds: Sequence[Nets]) -> dict[str, Value]:
-        """Take the words in; return them as they are when the vectors are whole."""
-        issued: dict[str, Value] = {}
-        later: dict[str, Value] = {}
-        for queue, kind in QUEUES.items():
-            word = getattr(self, f"{queue}_in")
-            if queue in FEED_QUEUES:
-                for feed in feeds:
-                    m.d.comb += feed[f"{queue}_in"].eq(word)
-                    word = feed[f"{queue}_out"]
-                issued[queue] = feeds[0][f"{queue}_out"]
-            else:
-                for k in range(len(feeds)):
-                    before, word = word, Signal(word_bits(kind), name=f"{queue}_{k}")
-                    m.d.sync += word.eq(before)
-                    issued.setdefault(queue, word)
-            later[queue] = word
+        parts = mxm_parts(self.config)
+        core = add_part(m, parts, "mxm_core", "core")
+        feeds = [add_part(m, parts, "mxm_feed", f"feed_{k}") for k in range(self.config.superlanes)]
         for k, feed in enumerate(feeds):
             m.d.comb += feed["streams"].eq(getattr(self, f"stream_{k}"))
-        self._check(m, issued)
-        return later
-
-    def _check(self, m: Module, issued: Mapping[str, Value]) -> None:
-        """Check what the words that are issued show of the schedule's promises."""
-        config = self.config
-        lw, abl, abc, acc = (issued[queue] for queue in ("lw", "abl", "abc", "acc"))
-        lw_src, abl_src, dst = field(lw, LW, "src"), field(abl, ABL, "src"), field(acc, ACC, "dst")
-        window = field(abc, ABC, "window")
-        first, last = field(abc, ABC, "first"), field(abc, ABC, "last")
-        outside = (first > last) | (last >= config.vector)
-        # Bit n: an ABC was issued n + 1 cycles ago.
-        recent = Signal(config.digits)
-        m.d.sync += recent.eq(Cat(abc.any(), recent)[: config.digits])
-        faults: list[tuple[str, Value]] = [
-            (
-                "lw: ends beyond the vector",
-                field(lw, LW, "row") > config.vector - config.load_streams,
-            ),
-            ("lw: no such streams", self._misplaced(lw_src, config.load_streams, self.outward)),
-            ("abl: no such streams", self._misplaced(abl_src, 2, self.outward) | abl_src[0]),
-            (
-                "acc: no such streams",
-                self._misplaced(dst, RESULT_STREAMS, ~self.outward) | dst[:2].any(),
-            ),
-            ("abl: no such entry", field(abl, ABL, "entry") >= config.act_entries),
-            ("abc: no such entry", field(abc, ABC, "entry") >= config.act_entries),
-            ("abc: no such accumulator", field(abc, ABC, "acc") >= config.acc_entries),
-            ("acc: no such accumulator", field(acc, ACC, "acc") >= config.acc_entries),
-            ("abc: no such weight", field(abc, ABC, "weight") > max(Weight)),
-            ("abc: no such window", (window > max(Window)) | ((window != Window.ALL) & outside)),
-            ("abc: too close to the one before", recent[:-1].any()),
-            ("iw: changes the array under an abc", recent[1:].any()),
-        ]
-        faults += [
-            (f"{queue}: illegal instruction", issued[queue][:OPCODE_BITS] != op.opcode)
-            for queue, op in OPS.items()
-        ]
-        broken = Signal(len(faults))
-        m.d.sync += self.error.eq(broken.any())
-        for index, (what, fault) in enumerate(faults):
-            m.d.comb += broken[index].eq(issued[what[: what.index(":")]].any() & fault)
-            m.d.sync += Assert(~broken[index], Format("MXM plane: " + what))
-
-    def _misplaced(self, code: Value, span: int, direction: Value) -> Value:
-        """Tell whether streams flow the wrong way or do not exist."""
-        return (code[ID_BITS] != direction) | (code[:ID_BITS] > self.config.streams - span)
-
-    def _load(
-        self,
-        m: Module,
-        lw: Value,
-        iw: Value,
-        feeds: Sequence[Nets],
-        tiles: Mapping[tuple[int, int], Nets],
-    ) -> None:
-        """Collect the vectors of LW and lead each tile to those of its bytes."""
-        config, size = self.config, tile_size(self.config)
-        lanes, count = config.lanes, config.load_streams
-        words = [feed["lw_out"] for feed in feeds]
-        whole = _collected(m, words, [feed["weights"] for feed in feeds], "weights")
-        vectors = [Signal(config.vector * BYTE, name=f"vector_{index}") for index in range(count)]
-        for index, vector in enumerate(vectors):
-            parts = range(index, count * config.superlanes, count)
-            m.d.comb += vector.eq(Cat(whole.word_select(part, lanes * BYTE) for part in parts))
-        row, by_column = field(lw, LW, "row"), Signal()
-        enables = Signal(config.vector)
-        m.d.comb += by_column.eq(field(lw, LW, "order") == Order.COLUMNS)
-        for place in range(config.vector):
-            # The rows of an LW that reach this place, of all that are legal.
-            first, last = max(place - count + 1, 0), min(place, config.vector - count)
-            every = first == 0 and last == config.vector - count
-            m.d.comb += enables[place].eq(1 if every else (row >= first) & (row <= last))
-
-        def bytes_for(lane_block: int, place_block: int) -> Value:
-            places = range(place_block * size, place_block * size + count)
-            return Cat(vectors[p % count].word_select(lane_block, size * BYTE) for p in places)
-
-        for (i, j), tile in tiles.items():
-            rows, columns = bytes_for(j, i), bytes_for(i, j)
-            places = [enables.word_select(block, size) for block in (i, j)]
-            m.d.comb += [
-                tile["load"].eq(lw.any()),
-                tile["by_column"].eq(by_column),
-                tile["enables"].eq(places[0] if i == j else Mux(by_column, places[1], places[0])),
-                tile["weights"].eq(rows if i == j else Mux(by_column, columns, rows)),
-                tile["install"].eq(iw.any()),
-            ]
-
-    def _arrive(self, m: Module, abl: Value, feeds: Sequence[Nets], lanes: Sequence[Nets]) -> None:
-        """Collect the vector of ABL and store it."""
-        words = [feed["abl_out"] for feed in feeds]
-        whole = _collected(m, words, [feed["activations"] for feed in feeds], "activations")
-        for k, superlane in enumerate(lanes):
-            m.d.comb += [
-                superlane["store"].eq(abl.any()),
-                superlane["store_entry"].eq(field(abl, ABL, "entry")),
-                superlane["store_data"].eq(whole.word_select(k, 2 * self.config.lanes * BYTE)),
-            ]
-
-    def _multiply(
-        self,
-        m: Module,
-        abc: Value,
-        lanes: Sequence[Nets],
-        tiles: Mapping[tuple[int, int], Nets],
-    ) -> None:
-        """Lead an ABC through its stages: fetch, decode, one pass or three, accumulate."""
-        config, size = self.config, tile_size(self.config)
-        decoding, multiplying, accumulating = (
-            Signal.like(abc, name=f"abc_{stage}") for stage in ("decode", "multiply", "accumulate")
-        )
-        decode, passes, accumulate = Signal(), Signal(config.digits), Signal()
-        m.d.comb += decode.eq(decoding.any())
-        m.d.sync += [
-            decoding.eq(abc),
-            passes.eq(Cat(decode, passes)[: config.digits]),
-            accumulate.eq(passes[-1]),
-        ]
-        with m.If(decode):
-            m.d.sync += multiplying.eq(decoding)
-        with m.If(passes[-1]):
-            m.d.sync += accumulating.eq(multiplying)
-        inside = self._window(m, abc, Window.INPUT)
-        written = self._window(m, accumulating, Window.OUTPUT)
-        for k, superlane in enumerate(lanes):
-            columns = [divmod(n, size) for n in range(k * config.lanes, (k + 1) * config.lanes)]
-            m.d.comb += [
-                superlane["fetch"].eq(abc.any()),
-                superlane["fetch_entry"].eq(field(abc, ABC, "entry")),
-                superlane["fetch_i8"].eq(field(abc, ABC, "activation") == Activation.I8),
-                superlane["inside"].eq(inside.word_select(k, config.lanes)),
-                superlane["decode"].eq(decode),
-                superlane["accumulate"].eq(accumulate),
-                superlane["acc_entry"].eq(field(accumulating, ABC, "acc")),
-                superlane["add"].eq(field(accumulating, ABC, "add")),
-                superlane["high"].eq(field(accumulating, ABC, "weight") == Weight.HIGH),
-                superlane["written"].eq(written.word_select(k, config.lanes)),
-                superlane["sums"].eq(
-                    Cat(
-                        tiles[i, j]["sums"].word_select(column, sum_bits(size))
-                        for i in range(config.vector // size)
-                        for j, column in columns
-                    )
-                ),
-            ]
-        activations = [
-            superlane["activations"].word_select(lane, activation_bits(config, size))
-            for superlane in lanes
-            for lane in range(config.lanes)
-        ]
-        for (i, _), tile in tiles.items():
-            m.d.comb += [
-                tile["multiply"].eq(passes.any()),
-                tile["again"].eq(passes[1:].any()),
-                tile["unsigned_weights"].eq(field(multiplying, ABC, "weight") == Weight.LOW),
-                tile["activations"].eq(Cat(activations[i * size : (i + 1) * size])),
-            ]
-
-    def _window(self, m: Module, abc: Value, window: Window) -> Signal:
-        """Return a bit for each lane: not outside the window, if it is a ``window`` one."""
-        lanes = Signal(self.config.vector, name=f"window_{window.name.lower()}")
-        free = field(abc, ABC, "window") != window
-        first, last = field(abc, ABC, "first"), field(abc, ABC, "last")
-        for lane in range(self.config.vector):
-            m.d.comb += lanes[lane].eq(free | ((first <= lane) & (last >= lane)))
-        return lanes
-
-    def _emit(self, m: Module, acc: Value, lanes: Sequence[Nets]) -> None:
-        """Take an accumulator out, and hand its superlanes out one cycle after the other."""
-        for superlane in lanes:
-            m.d.comb += [
-                superlane["emit"].eq(acc.any()),
-                superlane["emit_entry"].eq(field(acc, ACC, "acc")),
-                superlane["emit_i32"].eq(field(acc, ACC, "result") == Result.I32),
-            ]
-        control = Cat(acc.any(), field(acc, ACC, "dst"))
-        results: Value = Cat(superlane["result"] for superlane in lanes)
-        width = len(results) // len(lanes)
-        for cycle in range(ROUNDING + len(lanes) - 1):
-            held = Signal(len(control), name=f"emit_{cycle}")
-            m.d.sync += held.eq(control)
-            k = cycle - (ROUNDING - 1)
-            if k > 0:
-                rest = Signal(len(results) - width, name=f"results_{k}", reset_less=True)
-                with m.If(control[0]):
-                    m.d.sync += rest.eq(results[width:])
-                results = rest
-            if k >= 0:
-                m.d.comb += [
-                    Cat(getattr(self, f"result_valid_{k}"), getattr(self, f"result_dst_{k}")).eq(
-                        held
-                    ),
-                    getattr(self, f"result_{k}").eq(results[:width]),
-                ]
-            control = held
-
-
-def _part(m: Module, parts: Mapping[str, wiring.Component], module: str, name: str) -> Nets:
-    """Add an instance of a converted part; return its ports by name."""
-    members = parts[module].signature.members
-    nets = {port: Signal(member.shape, name=f"{name}_{port}") for port, member in members.items()}
-    ports = {
-        f"{'i' if member.flow is In else 'o'}_{port}": nets[port]
-        for port, member in members.items()
-    }
-    m.submodules[name] = Instance(module, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
-    return nets
-
-
-def _collected(m: Module, words: Sequence[Value], operands: Sequence[Value], name: str) -> Value:
-    """Return the operands of all superlanes, superlane 0 first, when the last one has its own."""
-    held: Value = C(0, 0)
-    for k, (word, operand) in enumerate(zip(words[:-1], operands[:-1], strict=True)):
-        stage = Signal(len(held) + len(operand), name=f"{name}_{k}", reset_less=True)
-        with m.If(word.any()):
-            m.d.sync += stage.eq(Cat(held, operand))
-        held = stage
-    return Cat(held, operands[-1])
+            for name in ("weights", "activations"):
+                m.d.comb += core[f"{name}_{k}"].eq(feed[name])
+            for queue in FEED_QUEUES:
+                before = feeds[k - 1][f"{queue}_out"] if k else getattr(self, f"{queue}_in")
+                m.d.comb += feed[f"{queue}_in"].eq(before)
+                m.d.comb += core[f"{queue}_{k}"].eq(feed[f"{queue}_out"])
+        for name, member in self.signature.members.items():
+            if name in core:
+                inner, outer = core[name], getattr(self, name)
+                m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+        return m

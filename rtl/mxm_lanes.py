@@ -1,4 +1,4 @@
-"""What belongs to the lanes of an MXM plane: stream taps, activations, accumulators, rounding."""
+"""What belongs to the lanes of an MXM plane: activations, accumulators and rounding."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -10,9 +10,6 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from waterclock.isa.config import Config
-from waterclock.isa.mxm import ABL, LW
-from waterclock.isa.spec import Instruction, word_bits
-from waterclock.isa.streams import ID_BITS
 from waterclock.rtl.mxm_tile import (
     BYTE,
     DIGIT_BITS,
@@ -32,25 +29,21 @@ SIGNIFICAND_BITS = FRACTION_BITS + 1
 LOWEST_EXPONENT = 127 - 24
 
 
-def field(word: Value, op: type[Instruction], name: str) -> Value:
-    """Return an operand's field of an instruction word."""
-    spec = next(spec for spec in op.operands if spec.name == name)
-    return word[spec.low : spec.low + spec.bits]
+def _repeated(bit: Value, count: int) -> Value:
+    """Return ``count`` copies of a bit; a simulator would take a ``Cat`` bit by bit."""
+    return Mux(bit, (1 << count) - 1, C(0, count))
 
 
 def _extended(value: Value, bits: int) -> Value:
-    """Return a number in two's complement with its sign extended.
-
-    A multiplexer of constants: a simulator would take repeated sign bits one by one.
-    """
+    """Return a number in two's complement with its sign extended."""
     more = bits - len(value)
-    return Mux(value[-1], Cat(value, C(-1, more)), Cat(value, C(0, more))) if more else value
+    return Cat(value, _repeated(value[-1], more)) if more else value
 
 
 def _negated_if(sign: Value, magnitude: Value, bits: int) -> Value:
     """Return the number, in two's complement of ``bits`` bits."""
     padded = Cat(magnitude, C(0, bits - len(magnitude)))
-    return ((padded ^ Mux(sign, C(-1, bits), C(0, bits))) + sign)[:bits]
+    return ((padded ^ _repeated(sign, bits)) + sign)[:bits]
 
 
 def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
@@ -78,94 +71,26 @@ def _digit(raw: Value, is_i8: Value, place: Sequence[Value]) -> Value:
     return Mux(is_i8, Mux(place[0], _extended(raw[:BYTE], DIGIT_BITS + 1), 0), digit)
 
 
-def _normalised(m: Module, value: Signal, steps: Sequence[int], name: str) -> tuple[Signal, Value]:
+def _normalised(
+    m: Module, value: Value, sign: Value, steps: Sequence[int], name: str
+) -> tuple[Signal, Value]:
     """Shift left by the sum of those ``steps`` (descending) that lose only zeros.
 
-    Returns the highest bits, as many as a float can need after steps below the last, with a
-    sticky bit for all others below them; and one bit for each step, the first step's highest.
+    Copies of ``sign`` enter. Returns the highest bits, as many as a float can need after steps
+    below the last, above one that stands for all others: it is ``sign`` if they all are; and one
+    bit for each step, the first step's highest.
     """
     taken: list[Value] = []
     for step in steps:
         zeros = Signal(name=f"{name}_zeros_{step}")
         m.d.comb += zeros.eq(~value[-step:].any())
-        shifted = Mux(zeros, Cat(C(0, step), value[:-step]), value)
+        shifted = Mux(zeros, Cat(_repeated(sign, step), value[:-step]), value)
         rest = len(value) - (SIGNIFICAND_BITS + 1 + step - 1)
         value = Signal(len(value) - rest + 1, name=f"{name}_{step}")
-        m.d.comb += value.eq(Cat(shifted[:rest].any(), shifted[rest:]))
+        lowest = Mux(sign, shifted[:rest].all(), shifted[:rest].any())
+        m.d.comb += value.eq(Cat(lowest, shifted[rest:]))
         taken.insert(0, zeros)
     return value, Cat(taken)
-
-
-class MXMFeed(wiring.Component):
-    """What one superlane of a plane takes off the streams, for LW and ABL.
-
-    Parameters
-    ----------
-    config : Config
-        Geometry.
-
-    Members
-    -------
-    lw_in, abl_in : In(word bits)
-        Words from the superlane before, or from the queues.
-    lw_out, abl_out : Out(word bits)
-        The words issued in this cycle, for the next superlane.
-    streams : In(streams * lanes * 8)
-        Register of the column, outward direction.
-    weights : Out(load_streams * lanes * 8)
-        The vectors of the LW, so turned that place i is for rows i modulo ``load_streams``.
-    activations : Out(2 * lanes * 8)
-        The two streams of the ABL.
-
-    Timing
-    ------
-    The outputs belong to the words issued in this cycle.
-    """
-
-    def __init__(self, config: Config):
-        self.config = config
-        width = config.lanes * BYTE
-        super().__init__(
-            {
-                "lw_in": In(word_bits("mxm_lw")),
-                "lw_out": Out(word_bits("mxm_lw")),
-                "abl_in": In(word_bits("mxm_abl")),
-                "abl_out": Out(word_bits("mxm_abl")),
-                "streams": In(config.streams * width),
-                "weights": Out(config.load_streams * width),
-                "activations": Out(2 * width),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        m.d.sync += [self.lw_out.eq(self.lw_in), self.abl_out.eq(self.abl_in)]
-        vectors, width = self.config.load_streams, self.config.lanes * BYTE
-        last = self.config.streams - vectors
-        taken = self.streams
-        if last:
-            taken = Signal(vectors * width)
-            number = field(self.lw_out, LW, "src")[:ID_BITS]
-            with m.If(self.lw_out.any()), m.Switch(number):
-                for first in range(last + 1):
-                    with m.Case(first):
-                        m.d.comb += taken.eq(self.streams[first * width :])
-        rows = range(self.config.vector - vectors + 1)
-        if len(rows) == 1:
-            m.d.comb += self.weights.eq(taken)
-        else:
-            with m.If(self.lw_out.any()), m.Switch(field(self.lw_out, LW, "row")):
-                for turn in range(min(vectors, len(rows))):
-                    with m.Case(*rows[turn::vectors]):
-                        places = [(place - turn) % vectors for place in range(vectors)]
-                        m.d.comb += self.weights.eq(
-                            Cat(taken.word_select(place, width) for place in places)
-                        )
-        with m.If(self.abl_out.any()), m.Switch(field(self.abl_out, ABL, "src")[1:ID_BITS]):
-            for pair in range(self.config.streams // 2):
-                with m.Case(pair):
-                    m.d.comb += self.activations.eq(self.streams.word_select(pair, 2 * width))
-        return m
 
 
 class MXMLanes(wiring.Component):
@@ -301,29 +226,33 @@ class MXMLanes(wiring.Component):
     def _rounded(
         self, m: Module, lane: int, value: Signal, emitting: Signal, i32: Signal
     ) -> Signal:
-        """Return the register with the 32 bits of a result, two cycles after its ``value``."""
-        magnitude = Signal(ACC_BITS, name=f"magnitude_{lane}")
-        m.d.comb += magnitude.eq(_negated_if(value[-1], value, ACC_BITS))
-        coarse, shifted = _normalised(m, magnitude, (32, 16, 8), f"coarse_{lane}")
-        # The low bits for I32, or else 32 bits with the highest in place, and a sticky bit.
-        held, held_shifted = (
-            Signal.like(x, name=f"held_{i}_{lane}", reset_less=True)
-            for i, x in enumerate((coarse, shifted))
-        )
+        """Return the register with the 32 bits of a result, two cycles after its ``value``.
+
+        A negative value is normalised as its ones' complement, magnitude - 1, with ones below;
+        rounding adds the one that is missing, so that no 64-bit negation is needed.
+        """
         sign = Signal(name=f"sign_{lane}", reset_less=True)
+        size = value ^ _repeated(value[-1], ACC_BITS)
+        coarse, shifts = _normalised(m, size, value[-1], (32, 16, 8), f"coarse_{lane}")
+        # The low bits for I32, or else the highest bits, to be shifted by less than 8.
+        held = Signal(len(coarse), name=f"held_{lane}", reset_less=True)
+        held_shifts = Signal(len(shifts), name=f"shifts_{lane}", reset_less=True)
         with m.If(emitting[0]):
             m.d.sync += [
                 held.eq(Mux(i32[0], value[: len(held)], coarse)),
-                held_shifted.eq(shifted),
+                held_shifts.eq(shifts),
                 sign.eq(value[-1]),
             ]
-        fine, by = _normalised(m, held, (4, 2, 1), f"fine_{lane}")
-        exponent = LOWEST_EXPONENT + Cat(~by, ~held_shifted)
-        sticky, guard, significand = fine[0], fine[1], fine[2:]
-        up = guard & (sticky | significand[0])
+        fine, shifts = _normalised(m, held, sign, (4, 2, 1), f"fine_{lane}")
+        lowest, half, significand = fine[0], fine[1], fine[2:]
+        odd = significand[0]
+        up = Mux(sign, half | (lowest & odd), half & (lowest | odd))
         packed = Signal(31, name=f"packed_{lane}")
+        exponent = LOWEST_EXPONENT + Cat(~shifts, ~held_shifts)
         m.d.comb += packed.eq(Cat(significand[:-1], exponent) + up)
-        f32 = Mux(significand[-1], Cat(packed, sign), 0)
+        # No bit is set in the size of 0 and of -1.
+        tiny = Mux(sign, LOWEST_EXPONENT << FRACTION_BITS, 0)
+        f32 = Cat(Mux(significand[-1], packed, tiny), sign)
         result = Signal(32, name=f"result_{lane}", reset_less=True)
         m.d.sync += result.eq(Mux(emitting[1], Mux(i32[1], held[:32], f32), result))
         return result

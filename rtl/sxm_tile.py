@@ -1,6 +1,6 @@
 """One superlane of the SXM: operands off the streams, results onto them, and Transpose."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 from amaranth import *
 from amaranth.lib import data, wiring
@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Member, Out
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import SXM_KINDS
 from waterclock.isa.spec import OPCODE_BITS, Instruction, word_bits
-from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction, number_of, stream
+from waterclock.isa.streams import ID_BITS, STREAM_BITS
 from waterclock.isa.sxm import (
     Distribute,
     Permute,
@@ -49,12 +49,12 @@ def matches(word: Value, *ops: type[Instruction]) -> Value:
     return word[:OPCODE_BITS].matches(*(op.opcode for op in ops))
 
 
-def _choose(m: Module, code: Value, options: Iterable[tuple[int, Value]], out: Value) -> None:
-    """Set ``out`` to the value whose number is ``code``."""
-    with m.Switch(code):
-        for number, value in options:
-            with m.Case(number):
-                m.d.comb += out.eq(value)
+def _tree(code: Value, values: Sequence[Value]) -> Value:
+    """Return ``values[code]`` by two-way multiplexers; an FPGA needs fewest LUTs for these."""
+    if len(values) == 1:
+        return values[0]
+    bit = (len(values) - 1).bit_length() - 1
+    return Mux(code[bit], _tree(code, values[1 << bit :]), _tree(code, values[: 1 << bit]))
 
 
 class SXMTile(wiring.Component):
@@ -147,13 +147,14 @@ class SXMTile(wiring.Component):
             m.d.sync += Assert(0, Format(text, *wrong))
         return m
 
-    def _streams(self, span: int = 1, first: int = 0, step: int = 1) -> Iterator[tuple[int, Value]]:
-        """Yield codes of streams, and the streams there: ``span`` of them or up to the last."""
-        width = self.config.lanes * 8
-        for direction, bus in ((Direction.EAST, self.east), (Direction.WEST, self.west)):
-            for number in range(first, self.config.streams, step):
-                last = min(number + span, self.config.streams)
-                yield stream(direction, number), bus[number * width : last * width]
+    def _streams(self, code: Value, span: int = 1) -> Value:
+        """Return ``span`` streams from ``code`` on; undefined where there are not as many."""
+        width, places = self.config.lanes * 8, self.config.streams - span + 1
+        east, west = (
+            _tree(code, [bus[first * width : (first + span) * width] for first in range(places)])
+            for bus in (self.east, self.west)
+        )
+        return Mux(code[ID_BITS], west, east)
 
     def _holds(self, code: Value, span: Value | int = 1) -> Value:
         """Tell whether the chip has ``span`` streams from ``code`` on."""
@@ -161,32 +162,26 @@ class SXMTile(wiring.Component):
 
     def _shift(self, m: Module, word: Value) -> Value:
         """Take the operands of the shift queue; return whether the word is legal."""
-        width, most = self.config.lanes * 8, rotations(self.config)
+        most, select = rotations(self.config), matches(word, Select)
         src, chosen = field(word, "src", *SHIFTS), field(word, "map", Select)
         count = field(word, "count", Rotate)
-        sources, second, code = Signal(most * width), Signal(width), Signal(STREAM_BITS)
-        select = matches(word, Select)
+        codes = [Signal(STREAM_BITS, name=f"source_{index}") for index in range(most)]
+        m.d.comb += [code.eq(src + index) for index, code in enumerate(codes)]
+        with m.If(select):
+            m.d.comb += codes[1].eq(chosen)
         with m.If(word.any()):
-            m.d.comb += code.eq(Mux(select, chosen, src + 1))
-            _choose(m, src, self._streams(most), sources)
-            _choose(m, code, self._streams(), second)
-        m.d.comb += self.shift_operands.eq(Cat(sources[:width], second, sources[2 * width :]))
+            m.d.comb += self.shift_operands.eq(Cat(self._streams(code) for code in codes))
         turnable = count.matches(*range(2, most + 1)) & self._holds(src, count)
         one = self._holds(src) & (matches(word, Shift) | select & self._holds(chosen))
         return Mux(matches(word, Rotate), turnable, one)
 
     def _permute(self, m: Module, word: Value) -> Value:
         """Take the operands of the permute queue; return whether the word is legal."""
-        width = self.config.lanes * 8
         src, chosen = (field(word, name, *PERMUTES) for name in ("src", "map"))
-        source, low, high = (Signal(width, name=name) for name in ("source", "low", "high"))
+        # A map of 16 bits starts at an even stream, so its high byte is on an odd one.
+        codes = (src, chosen, Cat(C(1, 1), chosen[1:]))
         with m.If(word.any()):
-            _choose(m, src, self._streams(), source)
-            _choose(m, chosen, self._streams(), low)
-            # A map of 16 bits starts at an even stream, so its high byte is on an odd one.
-            odd = ((code >> 1, value) for code, value in self._streams(first=1, step=2))
-            _choose(m, chosen[1:], odd, high)
-        m.d.comb += self.permute_operands.eq(Cat(source, low, high))
+            m.d.comb += self.permute_operands.eq(Cat(self._streams(code) for code in codes))
         aligned = matches(word, Distribute) | matches(word, Permute) & ~chosen[0]
         return aligned & self._holds(src) & self._holds(chosen)
 
@@ -194,13 +189,8 @@ class SXMTile(wiring.Component):
         """Take, turn and delay a block of streams."""
         lanes, size = self.config.lanes, transpose_streams(self.config)
         block = Signal(data.ArrayLayout(data.ArrayLayout(8, lanes), size))
-        options = (
-            (code, value)
-            for code, value in self._streams(size)
-            if number_of(code) + size <= self.config.streams
-        )
         with m.If(word.any()):
-            _choose(m, field(word, "src", Transpose), options, block.as_value())
+            m.d.comb += block.as_value().eq(self._streams(field(word, "src", Transpose), size))
         value: Value = Cat(
             block[lane][out] if lane < size else C(0, 8)
             for out in range(size)

@@ -12,6 +12,8 @@ The tile has instances of smaller parts (``alu_parts``), which are converted onc
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import or_
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -28,7 +30,7 @@ from waterclock.isa.streams import (
     Direction,
 )
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
-from waterclock.rtl.vxm_alu import add_unit, alu_parts
+from waterclock.rtl.vxm_alu import add_unit, alu_parts, one_of
 from waterclock.rtl.vxm_reduce import VXMReducer
 
 BYTE = 8
@@ -61,22 +63,24 @@ def _span(op: type[Instruction], name: str) -> int:
     return spec.streams
 
 
-def _planes(value: Value) -> list[Value]:
-    """Return the four byte planes of 32-bit lanes."""
-    lanes = range(len(value) // VALUE_BITS)
-    return [Cat(value.word_select(lane * 4 + k, BYTE) for lane in lanes) for k in range(4)]
-
-
-def _choose(m: Module, index: Value, choices: Sequence[Value], target: Value) -> None:
+def _choose(
+    m: Module, index: Value, choices: Sequence[Value], target: Value, domain: str = "comb"
+) -> None:
     """Assign ``choices[index]`` to ``target`` by a tree of Ifs."""
     if len(choices) == 1:
-        m.d.comb += target.eq(choices[0])
+        m.d[domain] += target.eq(choices[0])
         return
     top = (len(choices) - 1).bit_length() - 1
     with m.If(index[top]):
-        _choose(m, index, choices[1 << top :], target)
+        _choose(m, index, choices[1 << top :], target, domain)
     with m.Else():
-        _choose(m, index, choices[: 1 << top], target)
+        _choose(m, index, choices[: 1 << top], target, domain)
+
+
+def _promise(m: Module, broken: Value, message: str | Format) -> None:
+    """Stop a simulation when a promise is broken; cheap for a simulator while it is not."""
+    with m.If(broken):
+        m.d.sync += Assert(0, message)
 
 
 @dataclasses.dataclass
@@ -159,7 +163,7 @@ class VXMTile(wiring.Component):
             m.d.sync += reduced.eq(self.reduce_result)
 
         double = self._drive(m, results)
-        m.d.sync += Assert(~double, "VXM: two results are driven onto one stream")
+        _promise(m, double, "VXM: two results are driven onto one stream")
         m.d.sync += self.error.eq(double | Cat(result.error for result in results).any())
         return m
 
@@ -176,7 +180,7 @@ class VXMTile(wiring.Component):
         known = [op for op in OPS.values() if FEATURE[op] in features]
 
         def which(ops: Iterable[type[Instruction]]) -> Value:
-            return opcode.matches(*(op.opcode for op in ops))
+            return one_of(opcode, ops)
 
         def spans(field: str) -> list[Value]:
             return [which(op for op in known if _span(op, field) == size) for size in (1, 2, 4)]
@@ -230,8 +234,8 @@ class VXMTile(wiring.Component):
             active & (~legal | a_wrong | binary & b_wrong | self._misplaced(target, span))
         )
         text = Format(f"VXM alu{index}: illegal instruction or empty bus: {{:x}}", word)
-        m.d.sync += Assert(~illegal, text)
-        m.d.sync += Assert(~collision, f"VXM alu{index}: two results in one cycle")
+        _promise(m, illegal, text)
+        _promise(m, collision, f"VXM alu{index}: two results in one cycle")
         m.d.comb += result.error.eq(illegal | collision)
         return result
 
@@ -245,7 +249,7 @@ class VXMTile(wiring.Component):
         source, target = (_field(word, some, field) for field in ("a", "dst"))
         active, legal = Signal(name="reduce_active"), Signal(name="reduce_legal")
         m.d.comb += active.eq(opcode.any())
-        m.d.comb += legal.eq(opcode.matches(*(op.opcode for op in REDUCTIONS.values())))
+        m.d.comb += legal.eq(one_of(opcode, REDUCTIONS.values()))
         value, wrong = self._source(m, "reduce_a", active, source, C(4, 3), None, 0)
         m.d.comb += self.reduce_operand.eq(value)
         result = self._result("reduce")
@@ -257,7 +261,7 @@ class VXMTile(wiring.Component):
             result.error.eq(active & (~legal | wrong | self._misplaced(target, C(4, 3)))),
         ]
         text = Format("VXM reduce: illegal instruction or empty bus: {:x}", word)
-        m.d.sync += Assert(~result.error, text)
+        _promise(m, result.error, text)
         return result
 
     def _result(self, name: str) -> _Result:
@@ -347,44 +351,54 @@ class VXMTile(wiring.Component):
         """Add the column's registers; return whether two results meet on one stream."""
         width, streams = self.config.lanes * BYTE, self.config.streams
         double = Signal()
-        for register, way in zip(self.column, ("east", "west"), strict=True):
+        # Which streams of either direction are driven, and by which result: its number in bits.
+        driven = Signal(2 * streams)
+        drivers = [
+            Signal(2 * streams, name=f"driver_{i}") for i in range(len(results).bit_length())
+        ]
+        places = [self._place(m, index, result) for index, result in enumerate(results)]
+        before: Value = C(0, 2 * streams)
+        for place, _ in places:
+            with m.If((place & before).any()):
+                m.d.comb += double.eq(1)
+            before = before | place
+        m.d.comb += driven.eq(before)
+        for bit, driver in enumerate(drivers):
+            chosen = [place for index, (place, _) in enumerate(places) if index >> bit & 1]
+            m.d.comb += driver.eq(reduce(or_, chosen, C(0, 2 * streams)))
+        for direction, way in zip(Direction, ("east", "west"), strict=True):
+            register = self.column[direction]
             m.d.sync += register.eq(getattr(self, f"{way}_in"))
             m.d.comb += getattr(self, way).eq(register)
-        driven: list[Signal] = []
-        for index, result in enumerate(results):
-            place = Signal(2 * streams, name=f"place_{index}")
-            data = Signal(GROUP * width, name=f"data_{index}")
-            active = Signal(name=f"drives_{index}")
-            number = result.target[:ID_BITS]
-            mask = Signal(GROUP, name=f"mask_{index}")
-            m.d.comb += active.eq(result.valid & result.target[STREAM_BITS])
-            with m.If(active):
-                p0, p1, p2, p3 = _planes(result.value)
-                one, two, _ = result.span
-                m.d.comb += data.eq(
-                    Cat(
-                        p0,
-                        Mux(one, p0, p1),
-                        Mux(one | two, p0, p2),
-                        Mux(one, p0, Mux(two, p1, p3)),
-                    )
-                )
-                ones = Mux(one, 0b0001, Mux(two, 0b0011, 0b1111))
-                m.d.comb += mask.eq(ones << number[:2])
-                for direction, register in zip(Direction, self.column, strict=True):
-                    with m.If(result.target[ID_BITS] == direction):
-                        for group in range(streams // GROUP):
-                            with m.If(number[2:] == group):
-                                first = direction * streams + group * GROUP
-                                m.d.comb += place[first : first + GROUP].eq(mask)
-                                for k in range(GROUP):
-                                    start = (group * GROUP + k) * width
-                                    with m.If(mask[k]):
-                                        m.d.sync += register[start : start + width].eq(
-                                            data.word_select(k, width)
-                                        )
-            for other in driven:
-                with m.If((place & other).any()):
-                    m.d.comb += double.eq(1)
-            driven.append(place)
+            for number in range(streams):
+                at = direction * streams + number
+                planes = [data.word_select(number % GROUP, width) for _, data in places]
+                with m.If(driven[at]):
+                    index = Cat(driver[at] for driver in drivers)
+                    _choose(m, index, planes, register.word_select(number, width), "sync")
         return double
+
+    def _place(self, m: Module, index: int, result: _Result) -> tuple[Signal, Signal]:
+        """Return the streams that a result drives, and its bytes for each stream of a group."""
+        width, streams = self.config.lanes * BYTE, self.config.streams
+        place = Signal(2 * streams, name=f"place_{index}")
+        planes = Signal(GROUP * width, name=f"planes_{index}")
+        data = Signal(GROUP * width, name=f"data_{index}")
+        lanes = range(self.config.lanes)
+        ones, number = Signal(GROUP, name=f"ones_{index}"), result.target[:ID_BITS]
+        one, two, _ = result.span
+        with m.If(result.valid & result.target[STREAM_BITS]):
+            m.d.comb += planes.eq(
+                Cat(result.value.word_select(4 * x + k, BYTE) for k in range(GROUP) for x in lanes)
+            )
+            m.d.comb += data.eq(planes)
+            with m.If(one):
+                m.d.comb += data.eq(planes[:width].replicate(GROUP))
+            with m.Elif(two):
+                m.d.comb += data.eq(planes[: 2 * width].replicate(GROUP // 2))
+            m.d.comb += ones.eq(Mux(one, 0b0001, Mux(two, 0b0011, 0b1111)))
+            with m.If(result.target[ID_BITS] == Direction.EAST):
+                m.d.comb += place[:streams].eq(ones << number)
+            with m.Else():
+                m.d.comb += place[streams:].eq(ones << number)
+        return place, data

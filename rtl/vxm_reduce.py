@@ -9,13 +9,13 @@ from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import TARGET_BITS
 from waterclock.isa.vxm import REDUCTIONS, pipelined_latency
 from waterclock.rtl.fp import STAGES
-from waterclock.rtl.vxm_alu import Comparison, gated_clock
+from waterclock.rtl.vxm_alu import Comparison, gated_clock, one_of
 
 VALUE_BITS = 32
 
 
 def _is(opcode: Value, *mnemonics: str) -> Value:
-    return opcode.matches(*(REDUCTIONS[mnemonic].opcode for mnemonic in mnemonics))
+    return one_of(opcode, (REDUCTIONS[mnemonic] for mnemonic in mnemonics))
 
 
 class VXMReducer(wiring.Component):

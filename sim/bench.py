@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 import cocotb
-from cocotb.triggers import FallingEdge, First, RisingEdge, Timer
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, FallingEdge, First, RisingEdge, Timer
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
 from waterclock.isa import host as registers
@@ -40,31 +41,34 @@ async def run_program(dut):
     folder = Path(os.environ["WATERCLOCK_JOB"])
     job = json.loads((folder / "job.json").read_text())
     config = config_from_dict(job["config"], "job")
+    clock = Clock(dut.host_clk, CLOCK_UNITS, "ns")
+    clock.start()
+    await ClockCycles(dut.host_clk, RESET_CYCLES)
+    dut.rst.value = 0
+    await ClockCycles(dut.host_clk, RESET_CYCLES)
     bus = _AXI(dut)
     host = Host(config, bus)
-    for _ in range(RESET_CYCLES):
-        await RisingEdge(dut.clk)
-    dut.rst.value = 0
-    for _ in range(RESET_CYCLES):
-        await RisingEdge(dut.clk)
     assert await bus.read(registers.MAGIC.offset) == registers.MAGIC.value(config)
 
     async def ended(cycles: int) -> None:
-        await RisingEdge(dut.running)
+        """Let the chip clock itself until the run has ended."""
+        if not dut.running.value:
+            await RisingEdge(dut.running)
+        await FallingEdge(dut.host_clk)
+        clock.stop()
         end = FallingEdge(dut.running)
         limit = Timer((cycles + SPARE_CYCLES) * CLOCK_UNITS, "ns")
+        dut.fast.value = 1
         assert await First(end, limit) is end, f"the run did not end within {cycles} cycles"
+        dut.fast.value = 0
+        await Timer(CLOCK_UNITS, "ns")
+        clock.start()
 
     with (folder / "steps.jsonl").open("w") as steps:
         for step in job["steps"]:
             for unit, row, data in step["rows"]:
                 await host.write_row(unit, row, bytes.fromhex(data))
-            waiting = cocotb.start_soon(ended(step["cycles"]))
-
-            async def done(task=waiting) -> None:
-                await task
-
-            cycles = await host.run(step["start"], done)
+            cycles = await host.run(step["start"], lambda step=step: ended(step["cycles"]))
             token = b"".join([(await host.read_row(*place))[:1] for place in job["token"]])
             line = {"cycles": cycles, "token": int.from_bytes(token, "little")}
             steps.write(json.dumps(line) + "\n")

@@ -57,9 +57,8 @@ class Host:
             When the chip reports an error.
         """
         await self.bus.write(host.START.offset, start)
-        finished = done()
         await self.bus.write(host.CONTROL.offset, 1)
-        await finished
+        await done()
         error = await self.bus.read(host.ERROR.offset)
         if error:
             raise RuntimeError(f"the chip reports an error: {host.Error(error)!r}")

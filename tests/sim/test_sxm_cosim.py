@@ -135,8 +135,9 @@ class Script:
         if cls is Rotate:
             values["count"] = rng.choice([n for n in (2, 3, 4) if n * n <= self.config.streams])
         elif "count" in values:
-            size = rng.choice([rng.randrange(4), rng.randrange(self.config.vector + 2), 511])
-            values["count"] = -size if cls is Shift and rng.random() < 0.5 else size
+            near = [rng.randrange(4), rng.randrange(self.config.vector + 2)]
+            negative = cls is Shift and rng.random() < 0.5
+            values["count"] = -rng.choice([*near, 512]) if negative else rng.choice([*near, 511])
         for spec in cls.operands:
             if spec.kind == "stream":
                 last = self.config.streams - spec.span(cls(**values), self.config)

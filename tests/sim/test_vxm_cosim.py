@@ -27,7 +27,7 @@ from waterclock.sim import verilator
 from waterclock.sim.port import Hazard
 from waterclock.sim.vxm import VXM
 
-CYCLES = 1500  # of each run
+CYCLES = 2400  # of each run
 RUNS = 3  # a reset in full flight stands between them
 
 BASE = Config(
@@ -58,8 +58,9 @@ CONFIGS = {
 class Slice(wiring.Component):
     """The whole VXM: a tile for each superlane, and the reducer, as a chip wires them."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, parts: dict[str, wiring.Component]):
         self.config = config
+        self.parts = parts
         width = config.streams * config.lanes * 8
         ports = {f"alu{index}": In(word_bits("alu")) for index in range(len(config.alus))}
         ports |= {"reduce": In(word_bits("reduce")), "error": Out(1)}
@@ -70,8 +71,7 @@ class Slice(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        parts = vxm_parts(self.config)
-        tile, reducer = parts["vxm_tile"].signature.members, parts["vxm_reducer"].signature.members
+        tile, reducer = (self.parts[x].signature.members for x in ("vxm_tile", "vxm_reducer"))
         nets = [
             {name: Signal(port.shape, name=f"{name}_{k}") for name, port in tile.items()}
             for k in range(self.config.superlanes)
@@ -104,10 +104,10 @@ def _instance(name: str, members: wiring.SignatureMembers, nets: dict[str, Signa
 
 def simulator(config: Config) -> Path:
     """Return the simulator of a configuration's VXM."""
-    parts = {"slice": Slice(config)} | vxm_parts(config)
+    parts = vxm_parts(config)
     texts = {
         f"{name}.v": verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
-        for name, part in parts.items()
+        for name, part in {"slice": Slice(config, parts), **parts}.items()
     }
     return verilator.build({"clock_gate.v": clock_gate_verilog()} | texts, "slice")
 
@@ -129,7 +129,8 @@ class Streams:
         groups = self.upstream.reshape(CYCLES, -1, 4, config.vector)
         groups[chosen] = planes.transpose(0, 1, 3, 2)[chosen]
         self.values = self.upstream.copy()
-        self.driven: set[tuple[int, int]] = set()
+        self.driven: dict[tuple[int, int], str] = {}  # by which instruction
+        self.source = ""
 
     def read(self, code: int, span: int) -> NDArray[np.uint8]:
         return self.values[self.cycle, code : code + span]
@@ -137,7 +138,7 @@ class Streams:
     def drive(self, code: int, data: NDArray[np.uint8], latency: int) -> None:
         for offset, vector in enumerate(data):
             assert (self.cycle + latency, code + offset) not in self.driven
-            self.driven.add((self.cycle + latency, code + offset))
+            self.driven[self.cycle + latency, code + offset] = self.source
             self.values[self.cycle + latency, code + offset] = vector
 
 
@@ -205,6 +206,7 @@ class Schedule:
             values["b"] = self._source(cycle, 4, immediate=True) if binary else 0
             values["imm"] = self._imm()
         instruction: Instruction = op(**values)
+        self.streams.source = f"queue {queue} in cycle {cycle}: {instruction}"
         self.golden.execute(cycle, instruction, self.streams, queue)
         self.count[op.mnemonic] += 1
         return instruction.encode()
@@ -254,11 +256,11 @@ async def slice_agrees(dut) -> None:
     await FallingEdge(dut.clk)
     for run in range(RUNS):
         schedule = Schedule(config, rng)
-        total += sum(schedule.count.values())
         feasible = [op.mnemonic for op in (*OPS.values(), *REDUCTIONS.values())]
         assert all(schedule.count[mnemonic] for mnemonic in feasible), schedule.count
         assert schedule.chained > 500
         cut = CYCLES + config.superlanes if run == RUNS - 1 else CYCLES // 2
+        total += sum(word != 0 for words in schedule.words[:cut] for word in words)
         for cycle in range(cut):
             write(dut, schedule, cycle)
             await FallingEdge(dut.clk)
@@ -280,9 +282,11 @@ def compare(dut: object, schedule: Schedule, cycle: int, superlane: int, way: st
         lanes = config_of_run().lanes
         place = ((found ^ expected) & -(found ^ expected)).bit_length() - 1 >> 3
         got, wanted = (x >> place * 8 & 0xFF for x in (found, expected))
+        code = place // lanes + (1 << ID_BITS if way == "west" else 0)
         raise AssertionError(
             f"cycle {cycle}, superlane {superlane}, stream {way} {place // lanes}, "
-            f"lane {place % lanes}: {got:#04x}, expected {wanted:#04x}"
+            f"lane {place % lanes}: {got:#04x}, expected {wanted:#04x}; driven by "
+            f"{schedule.streams.driven.get((cycle - superlane, code), 'nothing')}"
         )
 
 
