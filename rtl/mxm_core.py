@@ -205,7 +205,7 @@ class MXMCore(wiring.Component):
                 tile["install"].eq(iw.any()),
             ]
 
-    def _arrive(self, m: Module, abl: Value, feeds: Sequence[Nets], lanes: Sequence[Nets]) -> None:
+    def _arrive(self, m: Module, abl: Value, lanes: Sequence[Nets]) -> None:
         """Collect the vector of ABL and store it."""
         whole = _collected(m, self._fed("abl"), self._fed("activations"), "held_activations")
         for k, superlane in enumerate(lanes):

@@ -137,7 +137,8 @@ class SXMShift(wiring.Component):
 
     def _moved(self, m: Module, word: Value, source: Signal, choice: Signal) -> Signal:
         """Return the result of Shift or Select; the source itself for Rotate."""
-        by, size = field(word, "count", Shift).as_signed(), Signal(10)
+        by = field(word, "count", Shift).as_signed()
+        size = Signal(len(by))
         names = ("down", "raised", "moved")
         down, raised, moved = (Signal.like(source, name=name) for name in names)
         distance = Cat(C(0, 3), size)  # in bits

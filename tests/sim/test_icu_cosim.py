@@ -2,6 +2,7 @@
 
 import os
 import random
+from functools import lru_cache
 from pathlib import Path
 
 import cocotb
@@ -109,6 +110,7 @@ class Queues(wiring.Component):
         return m
 
 
+@lru_cache(maxsize=1)
 def simulator() -> Path:
     parts = {f"icu_{kind}": ICUQueue(kind, CONFIG) for kind in sorted(set(KINDS.values()))}
     text = {

@@ -7,6 +7,7 @@ of superlane 0.
 
 import os
 import random
+from functools import lru_cache
 from pathlib import Path
 
 import cocotb
@@ -108,6 +109,7 @@ class Chain(wiring.Component):
         return m
 
 
+@lru_cache(maxsize=1)
 def simulator() -> Path:
     parts = {"mem_tile": MEMTile(CONFIG), "mem_group": MEMGroup(CONFIG), "chain": Chain()}
     text = {

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cocotb
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction, word_bits
-from waterclock.isa.streams import ID_BITS, SOURCE_ALU, SOURCE_IMM, STREAM_BITS, TARGET_STREAM
+from waterclock.isa.streams import ID_BITS, SOURCE_ALU, SOURCE_IMM, TARGET_STREAM
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
 from waterclock.rtl.vxm import vxm_parts
 from waterclock.rtl.vxm_alu import clock_gate_verilog
@@ -301,3 +301,124 @@ def test_every_stream_agrees_with_the_golden_vxm_in_every_cycle(name: str) -> No
     )
     (line,) = (line for line in log.splitlines() if line.startswith("instructions "))
     assert int(line.split()[1]) >= 10_000
+
+
+def alu(mnemonic: str, a: int = 0, *, b: int = 0, dst: int = 0) -> Instruction:
+    """Return an ALU instruction; ``dst`` is a stream code plus ``TARGET_STREAM``, 0 for none."""
+    return OPS[mnemonic](a=a, b=b, dst=dst, imm=0)
+
+
+E0 = TARGET_STREAM
+#: Schedules for BASE that break a promise, (cycle, queue, instruction), and what is said of them.
+BROKEN: dict[str, tuple[str, list[tuple[int, int, Instruction]]]] = {
+    "empty bus": ("empty bus", [(3, 0, alu("mov", SOURCE_ALU + 1))]),
+    "bus of no ALU": ("empty bus", [(3, 0, alu("mov", SOURCE_ALU + 7))]),
+    "a result is gone a cycle later": (
+        "empty bus",
+        [(2, 0, alu("mov")), (4, 1, alu("iadd", b=SOURCE_ALU))],
+    ),
+    "two results of an ALU": ("two results in one", [(2, 0, alu("fadd")), (5, 0, alu("mov"))]),
+    "two results of the reducer": (
+        "two results in one",
+        [(2, 4, REDUCTIONS["rsum"](a=0, dst=0)), (11, 4, REDUCTIONS["rmax"](a=0, dst=0))],
+    ),
+    "feature that the ALU lacks": ("illegal", [(2, 3, alu("fadd"))]),
+    "misaligned source": ("illegal", [(2, 0, alu("mov", 2))]),
+    "misaligned second source": ("illegal", [(2, 0, alu("iadd", b=5))]),
+    "misaligned f16": ("illegal", [(2, 0, alu("f16_to_f32", 1))]),
+    "misaligned target": ("illegal", [(2, 0, alu("mov", dst=E0 + 2))]),
+    "missing stream": ("illegal", [(2, 0, alu("mov", 8))]),
+    "missing target": ("illegal", [(2, 0, alu("i32_to_i8", dst=E0 + 9))]),
+    "two drivers of a stream": (
+        "driven onto one stream",
+        [(2, 0, alu("fadd", dst=E0)), (5, 3, alu("i32_to_i8", dst=E0 + 3))],
+    ),
+    "reduction of an immediate": (
+        "illegal",
+        [(2, 4, REDUCTIONS["rsum"](a=SOURCE_IMM, dst=0))],
+    ),
+}
+
+
+class Silence:
+    """A port whose streams are zero; it checks what the golden machine's column checks."""
+
+    def __init__(self):
+        self.cycle, self.driven = 0, set()
+
+    def read(self, code: int, span: int) -> NDArray[np.uint8]:
+        if code % (1 << ID_BITS) + span > BASE.streams:
+            raise Hazard("no such stream")
+        return np.zeros((span, BASE.vector), np.uint8)
+
+    def drive(self, code: int, data: NDArray[np.uint8], latency: int) -> None:
+        self.read(code, len(data))
+        places = {(self.cycle + latency, code + offset) for offset in range(len(data))}
+        if places & self.driven:
+            raise Hazard("two drivers")
+        self.driven |= places
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_the_golden_vxm_raises_when_a_promise_is_broken(case: str) -> None:
+    golden, port = VXM(BASE), Silence()
+    *before, last = BROKEN[case][1]
+    for cycle, queue, op in before:
+        port.cycle = cycle
+        golden.execute(cycle, op, port, queue)
+    port.cycle, queue, op = last
+    with pytest.raises(Hazard):
+        golden.execute(port.cycle, op, port, queue)
+
+
+async def play(dut: object, issues: Sequence[tuple[int, int, Instruction | int]]) -> bool:
+    """Reset, issue, and return whether ``error`` was high in any cycle."""
+    write(dut, None, 0)
+    dut.rst.value = 1
+    await FallingEdge(dut.clk)
+    dut.rst.value = 0
+    await FallingEdge(dut.clk)
+    assert not dut.error.value
+    seen = False
+    for cycle in range(20):
+        write(dut, None, 0)
+        for when, queue, op in issues:
+            if when == cycle:
+                name = "reduce" if queue == len(BASE.alus) else f"alu{queue}"
+                getattr(dut, name).value = op if isinstance(op, int) else op.encode()
+        await FallingEdge(dut.clk)
+        seen |= bool(dut.error.value)
+    return seen
+
+
+@cocotb.test()
+async def broken_promises(dut) -> None:
+    """Play the schedule that is named, or all of them, each of which must raise ``error``."""
+    Clock(dut.clk, 10, unit="ns").start(start_high=False)
+    for case in os.environ.get("VXM_CASE", ",".join(BROKEN)).split(","):
+        assert await play(dut, BROKEN[case][1]), case
+        assert not await play(dut, BROKEN[case][1][:-1]), case
+    assert await play(dut, [(2, 0, 63)])  # an opcode of no instruction
+
+
+def test_the_tile_raises_its_error_when_a_promise_is_broken() -> None:
+    verilator.run(
+        simulator(BASE),
+        "test_vxm_cosim",
+        testcase="broken_promises",
+        plusargs=["+verilator+noassert"],
+        extra_env={"VXM_CONFIG": "two superlanes"},
+    )
+
+
+@pytest.mark.parametrize(
+    "case", ["empty bus", "two results of an ALU", "two drivers of a stream", "misaligned source"]
+)
+def test_an_assertion_names_the_promise_that_is_broken(case: str) -> None:
+    with pytest.raises(verilator.SimulationError, match=f"VXM.*{BROKEN[case][0]}"):
+        verilator.run(
+            simulator(BASE),
+            "test_vxm_cosim",
+            testcase="broken_promises",
+            extra_env={"VXM_CONFIG": "two superlanes", "VXM_CASE": case},
+        )
