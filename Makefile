@@ -24,7 +24,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	PATH=$(CURDIR)/$(BIN):$$PATH bench/typecheck.sh
-	$(BIN)/lint-imports
+	cd .typing && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 
 test: lint
 	$(BIN)/pytest -q -m "not long"

@@ -5,7 +5,6 @@ numbers, not vectors: activations enter the MXM unnormalised and 1 / rms multipl
 so the matrix runs while the norm is still being summed.
 """
 
-
 import numpy as np
 
 from waterclock.compiler.attention import Attention

@@ -15,6 +15,7 @@ from waterclock.compiler.stencil import (
 )
 from waterclock.isa import mem, mxm, vxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
+from waterclock.isa.spec import Instruction
 from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, TARGET_NONE, TARGET_STREAM
 
 TRIES = 3000  #: cycles that a stencil is moved before the compiler gives up
@@ -143,6 +144,11 @@ def _place_unit(attempt: Attempt, node: Node) -> bool:
     return False
 
 
+def _make(op: type[Instruction], **operands: int) -> Instruction:
+    """Return an instruction of a class that only its declaration knows."""
+    return op(**operands)
+
+
 def _emit(
     attempt: Attempt,
     node: Node,
@@ -165,19 +171,13 @@ def _emit(
                 found, meant = [own, found[0]], [node.values[item - 1], meant[0]]
         out = node.values[item]
         if kind == "reduce":
-            fields: dict[str, int] = {"a": found[0], "dst": target}
-            plan.issue(kind, None, unit, cycle, op(**fields), (meant[0], out))
+            plan.issue(kind, None, unit, cycle, _make(op, a=found[0], dst=target), (meant[0], out))
         else:
             two = vxm.ARITY[op] == 2
-            fields: dict[str, int] = {
-                "a": found[0],
-                "b": found[1] if two else SOURCE_IMM,
-                "dst": target,
-                "imm": node.imm,
-            }
-            intents = (meant[0], meant[1] if two else -1, out)
-            plan.issue(kind, None, unit, cycle, op(**fields), intents)
+            second = found[1] if two else SOURCE_IMM
+            made = _make(op, a=found[0], b=second, dst=target, imm=node.imm)
+            plan.issue(kind, None, unit, cycle, made, (meant[0], meant[1] if two else -1, out))
         if node.hold and item + 1 < len(cycles):
             for gap in range(cycle + 1, cycles[item + 1]):
-                keep = vxm.OPS["mov"](a=own, b=SOURCE_IMM, dst=TARGET_NONE, imm=0)
+                keep = _make(vxm.OPS["mov"], a=own, b=SOURCE_IMM, dst=TARGET_NONE, imm=0)
                 plan.issue(kind, None, unit, gap, keep, (out, -1, out))

@@ -235,7 +235,7 @@ class Stencil:
         for node in list(self.nodes):
             for index, value in enumerate(node.inputs):
                 ready = self._ready(value)
-                if ready is not None and ready < node.time:
+                if isinstance(value, (Node, Pick)) and ready is not None and ready < node.time:
                     node.inputs[index] = self._delay(value, node.time - ready)
         self.nodes.sort(key=lambda node: node.time)
 

@@ -21,6 +21,7 @@ from waterclock.isa.special import U_BITS, Segment, evaluate
 
 Bits = NDArray[np.uint32]
 Float = NDArray[np.float32]
+Number = Float | np.float32  #: an operand: an array, or one number for all
 
 NAN = 0x7FC00000  #: the one NaN of fp32
 F16_NAN = 0x7E00  #: the one NaN of f16
@@ -35,7 +36,7 @@ _SMALLEST = np.float32(2.0**-126)
 _quiet = np.errstate(all="ignore")  # infinities and NaNs are results like others
 
 
-def _bits(x: Float) -> Bits:
+def _bits(x: Number) -> Bits:
     return np.asarray(x, np.float32).view(np.uint32)
 
 
@@ -43,7 +44,7 @@ def _float(bits: Bits) -> Float:
     return np.asarray(bits, np.uint32).view(np.float32)
 
 
-def flush(x: Float) -> Float:
+def flush(x: Number) -> Float:
     """Return x with subnormals replaced by zero of their sign; x itself when it has none."""
     bits = _bits(x)
     tiny = (bits & _EXPONENT) == 0
@@ -65,19 +66,19 @@ def _canonical(x: Float) -> Float:
 
 
 @_quiet
-def add(a: Float, b: Float) -> Float:
+def add(a: Float, b: Number) -> Float:
     """Return a + b. Sums below 2^-126 are exact, so flushing afterwards sees their true size."""
     return _canonical(flush(flush(a) + flush(b)))
 
 
 @_quiet
-def sub(a: Float, b: Float) -> Float:
+def sub(a: Float, b: Number) -> Float:
     """Return a - b, that is a + (-b); x - x is +0."""
     return _canonical(flush(flush(a) - flush(b)))
 
 
 @_quiet
-def mul(a: Float, b: Float) -> Float:
+def mul(a: Float, b: Number) -> Float:
     """Return a * b. A product just below 2^-126 is zero although it would round up to it."""
     a, b = flush(a), flush(b)
     product = a * b
@@ -90,14 +91,14 @@ def mul(a: Float, b: Float) -> Float:
 
 
 @_quiet
-def maximum(a: Float, b: Float) -> Float:
+def maximum(a: Float, b: Number) -> Float:
     """Return a where a >= b, else b; NaN when either is. -0 equals +0, so a wins."""
     a, b = flush(a), flush(b)
     return _choose(a >= b, a, b)
 
 
 @_quiet
-def minimum(a: Float, b: Float) -> Float:
+def minimum(a: Float, b: Number) -> Float:
     """Return a where a <= b, else b; NaN when either is. -0 equals +0, so a wins."""
     a, b = flush(a), flush(b)
     return _choose(a <= b, a, b)
@@ -178,7 +179,7 @@ def exp2(a: Any) -> Any:
     m = np.where(e == 0, 0, m)
     q = (np.where(sign == 1, -m, m) + 1) >> 1
     i = q >> U_BITS
-    n = evaluate(np.int64(Segment.EXP2), q & (1 << U_BITS) - 1)
+    n = evaluate(np.array(Segment.EXP2, np.int64), q & (1 << U_BITS) - 1)
     large = e >= 134
     result = np.where(large, INF, (i + 126 << 23) + n)
     result = np.where((sign == 1) & (large | (i < -126)), 0, result)
@@ -194,7 +195,7 @@ def recip(a: Any) -> Any:
     NaN gives NaN, zero (or subnormal) infinity, infinity zero, all of the sign of a.
     """
     sign, e, fraction = _fields(a)
-    n = evaluate(np.int64(Segment.RECIP), fraction << 2)
+    n = evaluate(np.array(Segment.RECIP, np.int64), fraction << 2)
     result = (252 - e << 23) + n
     result = np.where(result < 1 << 23, 0, result)
     result = np.where(e == 0, INF, np.where(e == 255, 0, result)) | sign << 31

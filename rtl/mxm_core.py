@@ -2,6 +2,7 @@
 """What all superlanes of an MXM plane share: checks, deskew, control, and the grid of tiles."""
 
 from collections.abc import Mapping, Sequence
+from math import gcd
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -156,11 +157,15 @@ class MXMCore(wiring.Component):
             (f"{queue}: illegal instruction", issued[queue][:OPCODE_BITS] != op.opcode)
             for queue, op in OPS.items()
         ]
-        broken = Signal(len(faults))
-        m.d.sync += self.error.eq(broken.any())
+        broken, wrong = Signal(len(faults)), Signal()
+        m.d.comb += wrong.eq(broken.any())
+        m.d.sync += self.error.eq(wrong)
         for index, (what, fault) in enumerate(faults):
             m.d.comb += broken[index].eq(issued[what[: what.index(":")]].any() & fault)
-            m.d.sync += Assert(~broken[index], Format("MXM plane: " + what))
+            with m.If(wrong & broken[index]):
+                m.d.sync += Print(f"MXM plane: {what}")
+        # Only one: an assertion that holds costs a simulator more than all conditions.
+        m.d.sync += Assert(~wrong, "MXM plane: the schedule broke a promise")
 
     def _misplaced(self, code: Value, span: int, direction: Value) -> Value:
         """Tell whether streams flow the wrong way or do not exist."""
@@ -176,11 +181,19 @@ class MXMCore(wiring.Component):
         """Collect the vectors of LW and lead each tile to those of its bytes."""
         config, size = self.config, tile_size(self.config)
         lanes, count = config.lanes, config.load_streams
-        whole = _collected(m, self._fed("lw"), self._fed("weights"), "held_weights")
-        vectors = [Signal(config.vector * BYTE, name=f"vector_{index}") for index in range(count)]
-        for index, vector in enumerate(vectors):
-            parts = range(index, count * config.superlanes, count)
-            m.d.comb += vector.eq(Cat(whole.word_select(part, lanes * BYTE) for part in parts))
+        held, newest = _collected(m, self._fed("lw"), self._fed("weights"), "held_weights")
+        step = gcd(size, lanes)  # lanes of one block and one superlane
+
+        def taken(vector: int, lane: int) -> Value:
+            """Return ``step`` lanes of a vector."""
+            k, lane = divmod(lane, lanes)
+            part = (vector * lanes + lane) // step
+            return (
+                newest.word_select(part, step * BYTE)
+                if k == config.superlanes - 1
+                else held.word_select(k * count * lanes // step + part, step * BYTE)
+            )
+
         row, by_column = field(lw, LW, "row"), Signal()
         enables = Signal(config.vector)
         m.d.comb += by_column.eq(field(lw, LW, "order") == Order.COLUMNS)
@@ -191,8 +204,11 @@ class MXMCore(wiring.Component):
             m.d.comb += enables[place].eq(1 if every else (row >= first) & (row <= last))
 
         def bytes_for(lane_block: int, place_block: int) -> Value:
-            places = range(place_block * size, place_block * size + count)
-            return Cat(vectors[p % count].word_select(lane_block, size * BYTE) for p in places)
+            return Cat(
+                taken(place % count, lane)
+                for place in range(place_block * size, place_block * size + count)
+                for lane in range(lane_block * size, (lane_block + 1) * size, step)
+            )
 
         for (i, j), tile in tiles.items():
             rows, columns = bytes_for(j, i), bytes_for(i, j)
@@ -207,12 +223,14 @@ class MXMCore(wiring.Component):
 
     def _arrive(self, m: Module, abl: Value, lanes: Sequence[Nets]) -> None:
         """Collect the vector of ABL and store it."""
-        whole = _collected(m, self._fed("abl"), self._fed("activations"), "held_activations")
+        held, newest = _collected(m, self._fed("abl"), self._fed("activations"), "held_vectors")
+        width = 2 * self.config.lanes * BYTE
         for k, superlane in enumerate(lanes):
+            own = newest if k == len(lanes) - 1 else held.word_select(k, width)
             m.d.comb += [
                 superlane["store"].eq(abl.any()),
                 superlane["store_entry"].eq(field(abl, ABL, "entry")),
-                superlane["store_data"].eq(whole.word_select(k, 2 * self.config.lanes * BYTE)),
+                superlane["store_data"].eq(own),
             ]
 
     def _multiply(
@@ -313,12 +331,14 @@ class MXMCore(wiring.Component):
             control = held
 
 
-def _collected(m: Module, words: Sequence[Value], operands: Sequence[Value], name: str) -> Value:
-    """Return the operands of all superlanes, superlane 0 first, when the last one has its own."""
+def _collected(
+    m: Module, words: Sequence[Value], operands: Sequence[Value], name: str
+) -> tuple[Value, Value]:
+    """Wait until the last superlane has its operand; return those of the others, and its own."""
     held: Value = C(0, 0)
     for k, (word, operand) in enumerate(zip(words[:-1], operands[:-1], strict=True)):
         stage = Signal(len(held) + len(operand), name=f"{name}_{k}", reset_less=True)
         with m.If(word.any()):
             m.d.sync += stage.eq(Cat(held, operand))
         held = stage
-    return Cat(held, operands[-1])
+    return held, operands[-1]

@@ -30,8 +30,9 @@ from waterclock.isa.streams import (
     Direction,
 )
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
-from waterclock.rtl.vxm_alu import add_unit, alu_parts, one_of
+from waterclock.rtl.vxm_alu import add_unit, alu_parts
 from waterclock.rtl.vxm_reduce import VXMReducer
+from waterclock.rtl.vxm_simple import one_of
 
 BYTE = 8
 GROUP = 4  # streams that hold one 32-bit value a lane

@@ -9,7 +9,8 @@ from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import TARGET_BITS
 from waterclock.isa.vxm import REDUCTIONS, pipelined_latency
 from waterclock.rtl.fp import STAGES
-from waterclock.rtl.vxm_alu import Comparison, gated_clock, one_of
+from waterclock.rtl.vxm_alu import gated_clock
+from waterclock.rtl.vxm_simple import Comparison, one_of
 
 VALUE_BITS = 32
 

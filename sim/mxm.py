@@ -181,7 +181,8 @@ class Plane:
         config = self.config
         self._check_streams(op, op.src, config.load_streams, self.hemisphere.outward)
         if op.row + config.load_streams > config.vector:
-            raise self._hazard(f"lw: {op.order}s from {op.row} on end beyond {config.vector}")
+            lines = Order(op.order).name.lower()
+            raise self._hazard(f"lw: {lines} from {op.row} on end beyond {config.vector}")
         self._loads.append((op, port.read(op.src, config.load_streams).copy()))
 
     def _arrive(self, op: ABL, port: Port) -> None:
@@ -200,7 +201,7 @@ class Plane:
         config = self.config
         self._check_entry(op, "entry", op.entry, config.act_entries)
         self._check_entry(op, "accumulator", op.acc, config.acc_entries)
-        if op.weight not in iter(Weight) or op.window not in iter(Window):
+        if op.weight not in list(Weight) or op.window not in list(Window):
             raise self._hazard(f"abc: weight {op.weight}, window {op.window}: no such format")
         if op.window != Window.ALL and not op.first <= op.last < config.vector:
             raise self._hazard(f"abc: window {op.first} to {op.last} of {config.vector} lanes")

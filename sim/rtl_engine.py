@@ -26,7 +26,7 @@ from waterclock.rtl.mem import tile_id
 from waterclock.sim.engines import Step, schedule_at
 from waterclock.sim.golden import pack, unpack
 from waterclock.sim.preload import write_memories
-from waterclock.sim.verilator import build, run
+from waterclock.sim.verilator import build, find_compiler, find_verilator, run
 
 TOP = "bench"
 CLOCK_UNITS = 2  # time units of a cycle in bench.sv
@@ -100,12 +100,14 @@ class RTLEngine:
         self, program: Program, wave: Path | None = None, progress: Progress | None = None
     ):
         self.program, self.wave = program, wave
+        find_verilator()  # before anything that takes time
+        find_compiler()
         if progress:
             progress(f"building the simulation of preset {program.config.name}")
         self.simulator = build_chip(program.config, waves=wave is not None)
-        #: Every memory write of the last run, when ``keep_writes`` is set: see ``parse_writes``.
+        #: Lines of the trace of memory writes (see rtl/sram.v), a list a step, when kept.
         self.keep_writes = False
-        self.writes: list[str] = []
+        self.writes: list[list[str]] = []
 
     def run(self, prompt: Sequence[int], steps: int) -> Iterator[Step]:
         """See ``Engine``."""
@@ -184,7 +186,7 @@ class RTLEngine:
             writes = writes or trace.open()
             *found, rest = (rest + writes.read()).split("\n")
             if self.keep_writes:
-                self.writes += found
+                self.writes.append(found)
             logits.take(found)
             yield Step(step["token"], logits.values(), step["cycles"])
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from waterclock.isa import numerics as fp
 
 Array = NDArray[Any]
-LOG2E = np.float32(np.log2(np.e))
+ZERO, ONE = np.float32(0), np.float32(1)
+MINUS_LOG2E = np.float32(-np.log2(np.e))
 
 
 def exact(weights: Array, activations: Array) -> NDArray[np.float32]:
@@ -36,7 +37,7 @@ def lane_sum(values: NDArray[np.float32], vector: int) -> NDArray[np.float32]:
     parts = []
     for k in range(n):
         chosen = items[(count + k) % n :: n]
-        part = chosen[0] if count <= 4 else fp.add(chosen[0], np.float32(0))
+        part = chosen[0] if count <= 4 else fp.add(chosen[0], ZERO)
         for item in chosen[1:]:
             part = fp.add(item, part)
         parts.append(part)
@@ -59,7 +60,7 @@ class TensorModel:
 
     def __init__(self, model: Mapping[str, Any], tensors: Mapping[str, Array], vector: int):
         self.model, self.vector = model, vector
-        self.tensors = {
+        self.tensors: dict[str, Array] = {
             name: array.astype(np.int64) if name.endswith(".weight") else array
             for name, array in tensors.items()
         }
@@ -125,7 +126,7 @@ class TensorModel:
         r, h = self.norm(x), fixed(x)
         gate = fp.mul(self.linear(f"{prefix}.gate", h), r)
         up = fp.mul(self.linear(f"{prefix}.up", h), r)
-        sigmoid = fp.recip(fp.add(fp.exp2(fp.mul(gate, -LOG2E)), np.float32(1)))
+        sigmoid = fp.recip(fp.add(fp.exp2(fp.mul(gate, MINUS_LOG2E)), ONE))
         return self.linear(f"{prefix}.down", fixed(fp.mul(fp.mul(gate, up), sigmoid)))
 
     def step(self, token: int) -> NDArray[np.float32]:

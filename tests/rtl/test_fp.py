@@ -79,8 +79,27 @@ def edges() -> NDArray[np.uint32]:
     """Return patterns near which something changes: exponents, roundings, ends of ranges."""
     exponents = np.arange(256, dtype=np.uint32) << 23
     fractions = np.array(
-        [0, 1, 2, 3, 0xFFF, 0x1000, 0x1001, 0x1FFF, 0x2000, 0x2FFF, 0x3000, 0x3001]
-        + [0x3FFFFF, 0x400000, 0x400001, 0x7FEFFF, 0x7FF000, 0x7FFFFE, 0x7FFFFF],
+        [
+            0,
+            1,
+            2,
+            3,
+            0xFFF,
+            0x1000,
+            0x1001,
+            0x1FFF,
+            0x2000,
+            0x2FFF,
+            0x3000,
+            0x3001,
+            0x3FFFFF,
+            0x400000,
+            0x400001,
+            0x7FEFFF,
+            0x7FF000,
+            0x7FFFFE,
+            0x7FFFFF,
+        ],
         np.uint32,
     )
     floats = (exponents[:, None] | fractions).reshape(-1)
