@@ -9,8 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from waterclock.compiler.fabric import mask_of
-from waterclock.compiler.fit import NoFitError
-from waterclock.compiler.plan import Act, Plan, first_cycle
+from waterclock.compiler.plan import Act, NoFitError, Plan, first_cycle
 from waterclock.isa import mem, mxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column
 from waterclock.isa.streams import stream

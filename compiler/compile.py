@@ -9,7 +9,7 @@ from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.decode import Decode
 from waterclock.compiler.emit import emit
 from waterclock.compiler.image import Image
-from waterclock.compiler.plan import Plan
+from waterclock.compiler.plan import NoFitError, Plan
 from waterclock.compiler.quantise import quantise
 from waterclock.isa.config import PRESETS, Config, load_config
 from waterclock.isa.errors import UserError
@@ -68,7 +68,13 @@ def compile_model(
         if progress:
             progress("scheduling", done, len(sizes))
         plan = Plan(config, image.memory, size)
-        Decode(plan, image).run()
+        try:
+            Decode(plan, image).run()
+        except NoFitError as error:
+            raise UserError(
+                f"{checkpoint.name}: cannot be scheduled on preset {config.name}: {error}; "
+                "a preset with more ALUs, sets of data slices or MXM entries would do"
+            ) from None
         _must_fit(image, checkpoint)
         schedules.append(emit(plan, start))
         start += max(len(words) for words in schedules[-1].words.values())

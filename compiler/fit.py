@@ -4,7 +4,7 @@ from waterclock.compiler.attempt import Attempt, Found
 from waterclock.compiler.fabric import mask_of
 from waterclock.compiler.fit_sinks import route_sinks
 from waterclock.compiler.fit_sources import route_source
-from waterclock.compiler.plan import Plan, first_cycle
+from waterclock.compiler.plan import NoFitError, Plan, first_cycle
 from waterclock.compiler.stencil import (
     Constant,
     Emitted,
@@ -19,10 +19,6 @@ from waterclock.isa.spec import Instruction
 from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, TARGET_NONE, TARGET_STREAM
 
 TRIES = 3000  #: cycles that a stencil is moved before the compiler gives up
-
-
-class NoFitError(RuntimeError):
-    """A stencil does not fit anywhere: the machine lacks a resource that it needs."""
 
 
 def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:

@@ -11,10 +11,13 @@ from waterclock.isa.program import INTENTS
 from waterclock.isa.spec import Instruction
 
 
-#: First cycle in which a unit may issue: all queues Sync in cycle 0, VXM.alu0 notifies.
 def first_cycle(config: Config) -> int:
     """Return the cycle in which the queues resume after the Notify of cycle 0."""
     return icu.notify_latency(config)
+
+
+class NoFitError(RuntimeError):
+    """Something does not fit anywhere: the machine lacks a resource that it needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Ring:
     def take(self, count: int) -> list[int]:
         """Return ``count`` entries."""
         if count > self.count:
-            raise ValueError(f"{count} entries wanted, the ring has {self.count}")
+            raise NoFitError(f"{count} MXM entries wanted at once, there are {self.count}")
         entries = [(self.next + i) % self.count for i in range(count)]
         self.next = (self.next + count) % self.count
         return entries
