@@ -11,6 +11,7 @@ from pathlib import Path
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, First, RisingEdge, Timer
+from cocotb.utils import get_sim_time
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
 from waterclock.isa import host as registers
@@ -69,7 +70,9 @@ async def run_program(dut):
             for unit, row, data in step["rows"]:
                 await host.write_row(unit, row, bytes.fromhex(data))
             cycles = await host.run(step["start"], lambda step=step: ended(step["cycles"]))
+            # Writes of this run, and none of the next, are in the trace up to here.
+            end = int(get_sim_time("ns")) // CLOCK_UNITS
             token = b"".join([(await host.read_row(*place))[:1] for place in job["token"]])
-            line = {"cycles": cycles, "token": int.from_bytes(token, "little")}
+            line = {"cycles": cycles, "end": end, "token": int.from_bytes(token, "little")}
             steps.write(json.dumps(line) + "\n")
             steps.flush()

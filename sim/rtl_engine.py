@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata, resources
 from pathlib import Path
@@ -168,6 +169,7 @@ class RTLEngine:
         done, trace = folder / "steps.jsonl", folder / "writes.txt"
         lines = writes = None
         pending, rest = "", ""
+        waiting: deque[str] = deque()  # lines of the trace that belong to later steps
         self.writes = []
         for _ in range(steps):
             while "\n" not in pending:
@@ -184,7 +186,11 @@ class RTLEngine:
             line, _, pending = pending.partition("\n")
             step = json.loads(line)
             writes = writes or trace.open()
-            *found, rest = (rest + writes.read()).split("\n")
+            *more, rest = (rest + writes.read()).split("\n")
+            waiting.extend(more)
+            found = []
+            while waiting and int(waiting[0].partition(" ")[0]) <= step["end"]:
+                found.append(waiting.popleft())
             if self.keep_writes:
                 self.writes.append(found)
             logits.take(found)
