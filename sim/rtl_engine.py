@@ -104,7 +104,7 @@ class RTLEngine:
         find_verilator()  # before anything that takes time
         find_compiler()
         if progress:
-            progress(f"building the simulation of preset {program.config.name}")
+            progress(f"simulation of preset {program.config.name}: built once, some minutes")
         self.simulator = build_chip(program.config, waves=wave is not None)
         #: Lines of the trace of memory writes (see rtl/sram.v), a list a step, when kept.
         self.keep_writes = False

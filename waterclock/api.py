@@ -128,7 +128,12 @@ def check_engine(name: str) -> None:
         raise UserError(f"engine: found {name!r}, expected one of {', '.join(ENGINES)}")
 
 
-def engine_of(name: str, program: Program, wave: Path | None = None) -> Engine:
+def engine_of(
+    name: str,
+    program: Program,
+    wave: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Engine:
     """Return an engine by name. Raises ``UserError`` for a name that is not in ``ENGINES``."""
     check_engine(name)
     if name == "tensor":
@@ -137,7 +142,7 @@ def engine_of(name: str, program: Program, wave: Path | None = None) -> Engine:
         return GoldenEngine(program)
     from waterclock.sim.rtl_engine import RTLEngine
 
-    return RTLEngine(program, wave)
+    return RTLEngine(program, wave, progress)
 
 
 def run(
@@ -149,6 +154,7 @@ def run(
     stop: bool = False,
     on_step: Callable[[int, Step], None] | None = None,
     wave: Path | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Feed a prompt and let the machine choose ``tokens`` tokens greedily.
 
@@ -162,6 +168,8 @@ def run(
         Called with (position, step) as soon as a token is there.
     wave : Path, optional
         Where the rtl engine records waves (FST).
+    progress : callable, optional
+        Called with what is being done before the first step.
 
     Raises
     ------
@@ -181,7 +189,7 @@ def run(
             f"tokens: {len(prompt_ids)} of prompt and {tokens} more exceed the context of "
             f"{context} positions: ask for {context - len(prompt_ids) + 1} at most"
         )
-    machine = engine_of(engine, program, wave)
+    machine = engine_of(engine, program, wave, progress)
     judge = TensorEngine(program).run(prompt_ids, steps) if engine != "tensor" else None
     ids: list[int] = []
     logits, measured, exact = [], [], True

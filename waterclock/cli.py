@@ -29,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+STORY_TOKENS = 255  #: tokens at most when none are asked for: until the end of the text
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 Model = Annotated[
@@ -150,7 +151,7 @@ def run(
     if prompt is not None and ids is not None:
         raise UserError("prompt: given as text and as ids, expected one of them")
     api.check_engine(engine)
-    wanted = 200 if tokens is None else tokens
+    wanted = STORY_TOKENS if tokens is None else tokens
     hint = wanted + (len(ids) if ids else len((prompt or "").encode()) + 1)
     program: Program = _with_bar(
         lambda bar: api.compiled(model, preset, positions=hint, progress=bar)
@@ -160,7 +161,14 @@ def run(
         wanted = max(1, min(wanted, program.model["context"] - len(fed) + 1))
     shown = _Story(program, fed)
     result = api.run(
-        program, fed, wanted, engine, stop=tokens is None, on_step=shown.step, wave=wave
+        program,
+        fed,
+        wanted,
+        engine,
+        stop=tokens is None,
+        on_step=shown.step,
+        wave=wave,
+        progress=lambda what: err.print(f"{what} ..."),
     )
     print()
     if logits is not None:
@@ -212,7 +220,7 @@ def _summary(result: api.Result) -> None:
     rate = len(result.cycles_measured) / result.wall_seconds
     table.add_row("cycles a token, predicted", _span(result.cycles_predicted))
     table.add_row("cycles a token, measured", _span(result.cycles_measured))
-    table.add_row("the same for every token", "yes" if equal else "NO")
+    table.add_row("measured as predicted", "yes" if equal else "NO")
     table.add_row("limit: weights over streams", f"{result.limit_cycles:,} cycles")
     table.add_row("simulated", f"{rate:.1f} tokens/s, {result.cycles_per_second:,.0f} cycles/s")
     table.add_row("exact, every logit and token", "yes" if result.exact else "NO")
