@@ -21,12 +21,12 @@ from waterclock.rtl.mxm_core import (
     FEED_QUEUES,
     QUEUES,
     MXMCore,
-    add_part,
     core_parts,
     result_ports,
 )
 from waterclock.rtl.mxm_feed import MXMFeed
 from waterclock.rtl.mxm_tile import BYTE
+from waterclock.rtl.part import instance
 
 
 def mxm_parts(config: Config) -> dict[str, wiring.Component]:
@@ -74,8 +74,11 @@ class MXMPlane(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         parts = mxm_parts(self.config)
-        core = add_part(m, parts, "mxm_core", "core")
-        feeds = [add_part(m, parts, "mxm_feed", f"feed_{k}") for k in range(self.config.superlanes)]
+        core = instance(m, "mxm_core", parts["mxm_core"], "core")
+        feeds = [
+            instance(m, "mxm_feed", parts["mxm_feed"], f"feed_{k}")
+            for k in range(self.config.superlanes)
+        ]
         for k, feed in enumerate(feeds):
             m.d.comb += feed["streams"].eq(getattr(self, f"stream_{k}"))
             for name in ("weights", "activations"):

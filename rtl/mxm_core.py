@@ -16,12 +16,11 @@ from waterclock.isa.streams import ID_BITS, STREAM_BITS
 from waterclock.rtl.mxm_feed import field
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS, ROUNDING, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
+from waterclock.rtl.part import Nets, instance
 
 QUEUES = {kind.removeprefix("mxm_"): kind for kind in MXM_KINDS}
 OPS = {"lw": LW, "iw": IW, "abl": ABL, "abc": ABC, "acc": ACC}
 FEED_QUEUES = ("lw", "abl")  # their words ripple through the feeds
-
-Nets = dict[str, Signal]
 
 
 def core_parts(config: Config) -> dict[str, wiring.Component]:
@@ -38,18 +37,6 @@ def result_ports(config: Config) -> dict[str, Out]:
         ports[f"result_dst_{k}"] = Out(STREAM_BITS)
         ports[f"result_{k}"] = Out(RESULT_STREAMS * config.lanes * BYTE)
     return ports
-
-
-def add_part(m: Module, parts: Mapping[str, wiring.Component], module: str, name: str) -> Nets:
-    """Add an instance of a converted part as submodule ``name``; return its ports by name."""
-    members = parts[module].signature.members
-    nets = {port: Signal(member.shape, name=f"{name}_{port}") for port, member in members.items()}
-    ports = {
-        f"{'i' if member.flow is In else 'o'}_{port}": nets[port]
-        for port, member in members.items()
-    }
-    m.submodules[name] = Instance(module, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
-    return nets
 
 
 class MXMCore(wiring.Component):
@@ -92,9 +79,11 @@ class MXMCore(wiring.Component):
         m = Module()
         parts, size = core_parts(self.config), tile_size(self.config)
         blocks = range(self.config.vector // size)
-        lanes = [add_part(m, parts, "mxm_lanes", f"lanes_{k}") for k in self._superlanes()]
+        lanes = [
+            instance(m, "mxm_lanes", parts["mxm_lanes"], f"lanes_{k}") for k in self._superlanes()
+        ]
         tiles = {
-            (i, j): add_part(m, parts, "mxm_mac_tile", f"tile_{i}_{j}")
+            (i, j): instance(m, "mxm_mac_tile", parts["mxm_mac_tile"], f"tile_{i}_{j}")
             for i in blocks
             for j in blocks
         }

@@ -51,7 +51,10 @@ class SpecialROM(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = Memory(shape=WORD_BITS, depth=len(rom()), init=rom())
+        # Left to itself, synthesis makes it of LUTs, thousands a lane.
+        m.submodules.memory = memory = Memory(
+            shape=WORD_BITS, depth=len(rom()), init=rom(), attrs={"rom_style": "block"}
+        )
         for lane in range(self.lanes):
             port = memory.read_port()
             m.d.comb += port.en.eq(self.enable)
