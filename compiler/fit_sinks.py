@@ -9,6 +9,7 @@ from waterclock.compiler.memory import Place, Vec
 from waterclock.compiler.stencil import Activate, Node, Region, Sink, Spread, Store
 from waterclock.isa import mem, mxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
+from waterclock.isa.streams import stream
 
 
 def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> int | None:
@@ -19,7 +20,7 @@ def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> i
     for number in range(0, config.streams - span + 1, span):
         snapshot, emits, rows = dict(attempt.trial.claims), len(attempt.emits), dict(attempt.rows)
         ends = [centre]
-        code = int(side.outward) << 5 | number
+        code = stream(side.outward, number)
         for sink in node.sinks:
             if isinstance(sink, Store):
                 end = _store(attempt, node, sink, cycles, code, span)
