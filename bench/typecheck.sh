@@ -5,6 +5,6 @@ set -eu
 cd "$(dirname "$0")/.."
 rm -rf .typing
 mkdir -p .typing/waterclock
-for folder in isa rtl compiler sim; do ln -s "../../$folder" ".typing/waterclock/$folder"; done
+for folder in isa rtl compiler sim fpga; do ln -s "../../$folder" ".typing/waterclock/$folder"; done
 for file in waterclock/*.py; do ln -s "../../$file" ".typing/waterclock/"; done
 basedpyright --level error

@@ -10,6 +10,7 @@ from amaranth.lib import wiring
 from waterclock.isa.config import Config
 from waterclock.isa.errors import UserError
 from waterclock.rtl.chip import Chip
+from waterclock.rtl.clocked import clocked
 from waterclock.rtl.sram import sram_verilog
 from waterclock.rtl.vxm_alu import clock_gate_verilog
 
@@ -20,13 +21,14 @@ Progress = Callable[[str, int, int], None]
 def convert(component: wiring.Component, name: str) -> str:
     """Return one part as Verilog text; the same on every machine."""
     ports = {port: (getattr(component, port), None) for port in component.signature.members}
-    return verilog.convert(
+    text = verilog.convert(
         component,
         name=name,
         ports=[getattr(component, port) for port in ports],
         emit_src=False,
         strip_internal_attrs=True,
     )
+    return clocked(text)
 
 
 def chip_verilog(config: Config, progress: Progress | None = None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The command line."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from waterclock import api
 from waterclock.compiler.check import ScheduleError, check_schedule
 from waterclock.compiler.report import report as report_of
 from waterclock.compiler.report import tables
+from waterclock.fpga.devices import DEVICES, Resources
 from waterclock.isa.config import PRESETS, load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import queues
@@ -29,6 +31,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+fpga = typer.Typer(help="The chip on an FPGA.", no_args_is_help=True)
+app.add_typer(fpga, name="fpga")
 STORY_TOKENS = 255  #: tokens at most when none are asked for: until the end of the text
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
@@ -245,6 +249,36 @@ def report(
             return
     have = ", ".join(str(s.context) for s in program.schedules)
     raise UserError(f"{file}: context {context}: the program has {have}")
+
+
+@fpga.command()
+def resources(
+    preset: Preset = "nano",
+    device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "lfe5u-85f",
+) -> None:
+    """Synthesise the chip of a preset and show what it takes of a device, unit by unit."""
+    from waterclock.fpga.resources import resources as resources_of
+
+    if device not in DEVICES:
+        raise UserError(f"device: found {device!r}, expected one of {', '.join(DEVICES)}")
+    config = load_config(preset)
+    with err.status("synthesising") as status:
+        units = resources_of(config, lambda what: status.update(f"synthesising: {what}"))
+    table = Table("unit", "LUT", "FF", "DSP", "block RAM", title=f"{config.name} on {device}")
+
+    def row(name: str, found: Resources) -> None:
+        table.add_row(name, *(f"{number:,}" for number in dataclasses.astuple(found)))
+
+    for unit, found in units.items():
+        row(unit, found)
+    table.add_section()
+    total = sum(units.values(), Resources())
+    row("all", total)
+    row("device", DEVICES[device])
+    out.print(table)
+    fits = total.fits(DEVICES[device])
+    if not fits:
+        raise UserError(f"preset {config.name}: does not fit {device}: see the table")
 
 
 @app.command()

@@ -11,7 +11,6 @@ import cocotb
 import numpy as np
 import pytest
 from amaranth import *
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.clock import Clock
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from waterclock.isa.numerics import OPS_NUMERICS
 from waterclock.isa.vxm import ARITY, OPS
+from waterclock.rtl.emit import convert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.sim import verilator
@@ -182,9 +182,7 @@ async def unit_agrees(dut) -> None:
 def simulator(unit: str) -> Path:
     component, flags = UNITS[unit]
     names = tuple(sorted({name for found in flags.values() for name in found}))
-    text = verilog.convert(
-        Bench(component, names), name="bench", emit_src=False, strip_internal_attrs=True
-    )
+    text = convert(Bench(component, names), "bench")
     return verilator.build({"bench.v": text}, "bench")
 
 

@@ -7,13 +7,13 @@ import random
 
 import cocotb
 import pytest
-from amaranth.back import verilog
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge, with_timeout
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
 from waterclock.isa import Config, host, load_config, queues
 from waterclock.isa.host import Access, Command, Error, Register, Space
+from waterclock.rtl.emit import convert
 from waterclock.rtl.host import HostPort
 from waterclock.sim import verilator
 
@@ -401,7 +401,7 @@ async def cycles_can_be_read_while_they_are_counted(dut) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_host_port_agrees_with_its_register_map(case: str) -> None:
     port = HostPort(configuration(case))
-    source = verilog.convert(port, name="host_port", emit_src=False)
+    source = convert(port, "host_port")
     simulator = verilator.build({"host_port.v": source}, "host_port")
     seed = int(os.environ.get(SEED, "1"))
     print(verilator.run(simulator, "test_host_cosim", seed=seed, extra_env={CASE: case}))

@@ -9,7 +9,6 @@ import cocotb
 import numpy as np
 import pytest
 from amaranth import *
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.clock import Clock
@@ -21,6 +20,7 @@ from waterclock.isa.floorplan import Hemisphere, queue_numbers, queues
 from waterclock.isa.mem import Read
 from waterclock.isa.sequence import expand
 from waterclock.isa.spec import WORD_BITS, Instruction, instructions, word_bits
+from waterclock.rtl.emit import convert
 from waterclock.rtl.icu import ICUQueue, launch_latency
 from waterclock.rtl.sram import IMEM_ID, sram_image, sram_verilog
 from waterclock.sim import verilator
@@ -114,8 +114,7 @@ class Queues(wiring.Component):
 def simulator() -> Path:
     parts = {f"icu_{kind}": ICUQueue(kind, CONFIG) for kind in sorted(set(KINDS.values()))}
     text = {
-        f"{name}.v": verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
-        for name, part in {**parts, "queues": Queues()}.items()
+        f"{name}.v": convert(part, name) for name, part in {**parts, "queues": Queues()}.items()
     }
     return verilator.build({"sram.sv": sram_verilog(), **text}, "queues")
 

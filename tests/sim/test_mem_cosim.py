@@ -14,7 +14,6 @@ import cocotb
 import numpy as np
 import pytest
 from amaranth import *
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.clock import Clock
@@ -25,6 +24,7 @@ from waterclock.isa.config import Config
 from waterclock.isa.mem import Gather, Read, Scatter, Write
 from waterclock.isa.spec import Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, stream
+from waterclock.rtl.emit import convert
 from waterclock.rtl.mem import MEMGroup, MEMTile, tile_id
 from waterclock.rtl.sram import sram_image, sram_verilog
 from waterclock.sim import verilator
@@ -112,10 +112,7 @@ class Chain(wiring.Component):
 @lru_cache(maxsize=1)
 def simulator() -> Path:
     parts = {"mem_tile": MEMTile(CONFIG), "mem_group": MEMGroup(CONFIG), "chain": Chain()}
-    text = {
-        f"{name}.v": verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
-        for name, part in parts.items()
-    }
+    text = {f"{name}.v": convert(part, name) for name, part in parts.items()}
     return verilator.build({"sram.sv": sram_verilog(), **text}, "chain")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import cocotb
 import numpy as np
 import pytest
-from amaranth.back import verilog
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from waterclock.isa.mxm import ABC, ABL, ACC, IW, LW, Weight, Window, acc_delay,
 from waterclock.isa.spec import Instruction
 from waterclock.isa.streams import Direction, stream
 from waterclock.rtl import mxm_tile
+from waterclock.rtl.emit import convert
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
 from waterclock.sim import verilator
 from waterclock.sim.mxm import Plane
@@ -264,10 +264,7 @@ def emit(name: str) -> dict[str, str]:
     """Return the Verilog of a plane and its parts."""
     config = CONFIGS[name]
     parts = {**mxm_parts(config), "mxm_plane": MXMPlane(config)}
-    return {
-        f"{module}.v": verilog.convert(part, name=module, emit_src=False, strip_internal_attrs=True)
-        for module, part in parts.items()
-    }
+    return {f"{module}.v": convert(part, module) for module, part in parts.items()}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

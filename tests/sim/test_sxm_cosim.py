@@ -8,7 +8,6 @@ import cocotb
 import numpy as np
 import pytest
 from amaranth import *
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.clock import Clock
@@ -18,6 +17,7 @@ from waterclock.isa import ISA, Config, Hemisphere, Instruction, Role, load_conf
 from waterclock.isa.streams import direction_of, number_of, stream
 from waterclock.isa.sxm import Distribute, Permute, Rotate, Select, Shift
 from waterclock.rtl.column import StreamColumn
+from waterclock.rtl.emit import convert
 from waterclock.rtl.sxm import SXM, sxm_parts
 from waterclock.rtl.sxm_tile import QUEUES
 from waterclock.sim import verilator
@@ -209,9 +209,7 @@ def difference(cycle: int, superlane: int, direction: int, expected: np.ndarray,
 def test_every_stream_agrees_with_the_golden_sxm_in_every_cycle(case: str) -> None:
     config = configuration(case)
     parts = {**sxm_parts(config), "stream_column": StreamColumn(config), "bench": Bench(config)}
-    sources = {
-        f"{name}.v": verilog.convert(p, name=name, emit_src=False) for name, p in parts.items()
-    }
+    sources = {f"{name}.v": convert(p, name) for name, p in parts.items()}
     simulator = verilator.build(sources, "bench")
     seed = int(os.environ.get(SEED, "1"))
     print(verilator.run(simulator, "test_sxm_cosim", seed=seed, extra_env={CASE: case}))

@@ -10,7 +10,6 @@ import cocotb
 import numpy as np
 import pytest
 from amaranth import *
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.clock import Clock
@@ -21,6 +20,7 @@ from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, SOURCE_ALU, SOURCE_IMM, TARGET_STREAM
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
+from waterclock.rtl.emit import convert
 from waterclock.rtl.vxm import vxm_parts
 from waterclock.rtl.vxm_alu import clock_gate_verilog
 from waterclock.sim import verilator
@@ -106,7 +106,7 @@ def simulator(config: Config) -> Path:
     """Return the simulator of a configuration's VXM."""
     parts = vxm_parts(config)
     texts = {
-        f"{name}.v": verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)
+        f"{name}.v": convert(part, name)
         for name, part in {"slice": Slice(config, parts), **parts}.items()
     }
     return verilator.build({"clock_gate.v": clock_gate_verilog()} | texts, "slice")

@@ -1,0 +1,1 @@
+"""The chip on an FPGA: synthesis, and what it takes of a device."""
