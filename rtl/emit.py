@@ -1,6 +1,7 @@
 """Writes the chip as Verilog: one file a part, and what the parts need."""
 
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 from amaranth import *
@@ -15,6 +16,7 @@ from waterclock.rtl.sram import sram_verilog
 from waterclock.rtl.vxm_alu import clock_gate_verilog
 
 TOP = "waterclock"  #: name of the chip's module
+WAIVERS = "waivers.vlt"
 Progress = Callable[[str, int, int], None]
 
 
@@ -45,15 +47,20 @@ def chip_verilog(config: Config, progress: Progress | None = None) -> dict[str, 
     return files
 
 
+def waivers() -> str:
+    """Return what Verilator's ``-Wall`` need not say of the Verilog, with the reasons."""
+    return resources.files("waterclock.rtl").joinpath(WAIVERS).read_text()
+
+
 def write_verilog(config: Config, folder: Path, progress: Progress | None = None) -> list[Path]:
-    """Write the Verilog of a chip into a folder; return the files.
+    """Write the Verilog of a chip and the waivers into a folder; return the files.
 
     Raises
     ------
     UserError
         When the folder cannot be written.
     """
-    files = chip_verilog(config, progress)
+    files = chip_verilog(config, progress) | {WAIVERS: waivers()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

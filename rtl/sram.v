@@ -22,14 +22,14 @@ module waterclock_sram #(
     input  wire [             15:0] id      // names the instance; a constant
 );
 
-  (* ram_style = "block" *) reg [WIDTH-1:0] memory[0:DEPTH-1];
+  (* ram_style = "block" *) reg [WIDTH-1:0] words[0:DEPTH-1];
 
 `ifndef SIMULATION
 
   always @(posedge clk)
     if (en) begin
-      if (we) memory[addr] <= wdata;
-      else rdata <= memory[addr];
+      if (we) words[addr] <= wdata;
+      else rdata <= words[addr];
     end
 
   wire unused = &{1'b0, id};
@@ -38,7 +38,7 @@ module waterclock_sram #(
 
   bit loaded;
 
-  initial for (int row = 0; row < DEPTH; row++) memory[row] = '0;
+  initial for (int row = 0; row < DEPTH; row++) words[row] = '0;
 
   function automatic void preload();
     int file;
@@ -47,7 +47,7 @@ module waterclock_sram #(
     if (waterclock_sim::directory != "") begin
       file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, id), "rb");
       if (file != 0) begin
-        void'($fread(memory, file));
+        void'($fread(words, file));
         $fclose(file);
       end
     end
@@ -58,11 +58,11 @@ module waterclock_sram #(
     if (en || !loaded) begin
       if (!loaded) preload();
       if (en && we) begin
-        memory[addr] <= wdata;
+        words[addr] <= wdata;
         if (waterclock_sim::trace != 0)
           $fwrite(waterclock_sim::trace, "%0d %0d %0d %h\n", $time / waterclock_sim::period, id,
                   addr, wdata);
-      end else if (en) rdata <= memory[addr];
+      end else if (en) rdata <= words[addr];
     end
 
 `endif

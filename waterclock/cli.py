@@ -47,7 +47,7 @@ def _with_bar(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any:
     """Run ``work`` with a progress bar on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("compiling", total=None)
+        task = bar.add_task("", total=None)
 
         def advance(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
@@ -61,12 +61,20 @@ def verilog(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path(
         "verilog"
     ),
+    lint: Annotated[bool, typer.Option("--lint", help="Lint it with Verilator's -Wall.")] = False,
 ) -> None:
     """Write the chip of a preset as Verilog."""
     from waterclock.rtl.emit import write_verilog
+    from waterclock.sim.lint import lint as lint_parts
+    from waterclock.sim.verilator import find_verilator
 
     config = load_config(preset)
+    if lint:
+        find_verilator()  # before anything that takes time
     files = _with_bar(lambda bar: write_verilog(config, output, bar))
+    if lint:
+        texts = {path.name: path.read_text(encoding="utf-8") for path in files}
+        _with_bar(lambda bar: lint_parts(texts, bar))
     table = Table("file", "bytes", title=f"preset {config.name}")
     for path in files:
         table.add_row(str(path), f"{path.stat().st_size:,}")
