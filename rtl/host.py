@@ -14,7 +14,7 @@ BYTES = host.DATA_BITS // 8
 CYCLES_BITS = 2 * host.DATA_BITS
 
 
-def _axi_lite(prefix: str) -> dict[str, Member]:
+def axi_lite(prefix: str) -> dict[str, Member]:
     """Return the ports of an AXI4-Lite subordinate."""
     address, strobes = In(host.ADDRESS_BITS), In(BYTES)
     ports = {
@@ -75,7 +75,7 @@ class HostPort(wiring.Component):
         self.config = config
         window = host.window_bits(config)
         super().__init__(
-            _axi_lite("s_axil")
+            axi_lite("s_axil")
             | {
                 "launch": Out(1),
                 "start": Out(host.PC_BITS),
