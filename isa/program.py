@@ -114,6 +114,14 @@ class Program:
     tensors: dict[str, NDArray[Any]]  #: quantised tensors of the tensor model
     tokenizer: str | None  #: JSON of the tokenizers library
 
+    def queue_words(self, index: int) -> NDArray[np.uint64]:
+        """Return the instruction memory of a queue, all schedules at their places."""
+        found = [(s.start, s.words[index]) for s in self.schedules if index in s.words]
+        whole = np.zeros(max((start + len(words) for start, words in found), default=0), np.uint64)
+        for start, words in found:
+            whole[start : start + len(words)] = words
+        return whole
+
 
 def _digest(arrays: dict[str, NDArray[Any]], description: str) -> str:
     digest = hashlib.sha256(description.encode())

@@ -19,7 +19,7 @@ from waterclock.isa.errors import UserError
 from waterclock.isa.program import Program, is_program, load_program
 from waterclock.sim.engines import Engine, GoldenEngine, Step, TensorEngine, schedule_at
 
-ENGINES = ("tensor", "golden", "rtl")
+ENGINES = ("tensor", "golden", "rtl", "uart")
 
 
 def story() -> Path:
@@ -133,9 +133,18 @@ def engine_of(
     program: Program,
     wave: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    port: str | None = None,
 ) -> Engine:
-    """Return an engine by name. Raises ``UserError`` for a name that is not in ``ENGINES``."""
+    """Return an engine by name, see ``run``.
+
+    Raises
+    ------
+    UserError
+        For a name that is not in ``ENGINES``, a port without a board, a missing tool.
+    """
     check_engine(name)
+    if name == "uart":
+        return _board(program, port, progress)
     if name == "tensor":
         return TensorEngine(program)
     if name == "golden":
@@ -143,6 +152,24 @@ def engine_of(
     from waterclock.sim.rtl_engine import RTLEngine
 
     return RTLEngine(program, wave, progress)
+
+
+def _board(program: Program, port: str | None, progress: Callable[[str], None] | None) -> Engine:
+    """Return the engine of the board at a serial port."""
+    if port is None:
+        raise UserError("engine: uart needs a serial port: give one with --port")
+    try:
+        from waterclock.fpga.serial_line import SerialLine
+    except ImportError:
+        raise UserError("pyserial: found none: pip install 'waterclock[fpga]'") from None
+    from waterclock.fpga.client import LinkClient
+    from waterclock.fpga.engine import UARTEngine
+
+    client = LinkClient(SerialLine(port), program.config)
+    client.connect()
+    if progress:
+        progress("loading the program")
+    return UARTEngine(program, client)
 
 
 def run(
@@ -155,6 +182,7 @@ def run(
     on_step: Callable[[int, Step], None] | None = None,
     wave: Path | None = None,
     progress: Callable[[str], None] | None = None,
+    port: str | None = None,
 ) -> Result:
     """Feed a prompt and let the machine choose ``tokens`` tokens greedily.
 
@@ -170,6 +198,8 @@ def run(
         Where the rtl engine records waves (FST).
     progress : callable, optional
         Called with what is being done before the first step.
+    port : str, optional
+        Serial port of the board that the uart engine runs on.
 
     Raises
     ------
@@ -189,7 +219,7 @@ def run(
             f"tokens: {len(prompt_ids)} of prompt and {tokens} more exceed the context of "
             f"{context} positions: ask for {context - len(prompt_ids) + 1} at most"
         )
-    machine = engine_of(engine, program, wave, progress)
+    machine = engine_of(engine, program, wave, progress, port)
     judge = TensorEngine(program).run(prompt_ids, steps) if engine != "tensor" else None
     ids: list[int] = []
     logits, measured, exact = [], [], True

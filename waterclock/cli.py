@@ -152,6 +152,7 @@ def run(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
     logits: Annotated[Path | None, typer.Option(help="Write logits, .npy.")] = None,
     wave: Annotated[Path | None, typer.Option(help="Record waves, .fst (rtl).")] = None,
+    port: Annotated[str | None, typer.Option(help="Serial port of a board (uart).")] = None,
 ) -> None:
     """Run a model, token by token, and compare every step with the tensor model."""
     if wave is not None and engine != "rtl":
@@ -181,6 +182,7 @@ def run(
         on_step=shown.step,
         wave=wave,
         progress=lambda what: err.print(f"{what} ..."),
+        port=port,
     )
     print()
     if logits is not None:

@@ -1,0 +1,112 @@
+"""The uart engine: a program on a board, over the host link."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waterclock.fpga.client import LinkClient
+from waterclock.isa import host
+from waterclock.isa.errors import UserError
+from waterclock.isa.floorplan import queues
+from waterclock.isa.program import Port, Program
+from waterclock.sim.engines import Step, schedule_at
+from waterclock.sim.golden import pack, unpack
+
+POLLS = 1_000  #: of STATUS before a run is given up
+
+
+class UARTEngine:
+    """Runs a program on a board.
+
+    Parameters
+    ----------
+    program : Program
+    client : LinkClient
+        Connected to a board.
+    progress : callable, optional
+        Called with (what is being done, words loaded, words in all).
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        client: LinkClient,
+        progress: Callable[[str, int, int], None] | None = None,
+    ):
+        self.program, self.client = program, client
+        self.progress = progress or (lambda *_: None)
+        self._row = host.staging_words(program.config)
+
+    def load(self) -> None:
+        """Load the program's memory image and its instruction words."""
+        program, config = self.program, self.program.config
+        parts: list[tuple[host.Space, int, int, list[int]]] = []
+        for (side, index, row), data in program.memory.items():
+            unit = side * config.slices + index
+            parts.append((host.Space.MEM, unit, row, self._words(data)))
+        for queue in queues(config):
+            words = program.queue_words(queue.index)
+            data = words.view(np.uint8).reshape(-1, words.itemsize)
+            parts.append((host.Space.IMEM, queue.index, 0, self._words(data)))
+        done, total = 0, sum(len(words) for *_, words in parts)
+        for space, unit, row, words in parts:
+            self.progress("loading the program", done, total)
+            self.client.load(space, unit, row, words)
+            done += len(words)
+        self.progress("loaded", total, total)
+
+    def run(self, prompt: Sequence[int], steps: int) -> Iterator[Step]:
+        """See ``Engine``."""
+        ports, lanes = self.program.ports, self.program.config.vector
+        self.load()
+        for position in range(steps):
+            if position < len(prompt):
+                self._put(ports["token"], np.full(lanes, prompt[position], np.int32))
+            schedule = schedule_at(self.program, position)
+            cycles = self._launch(schedule.start)
+            logits = self._get(ports["logits"]).astype(np.float32)
+            yield Step(int(self._get(ports["token"])[0]), logits, cycles)
+
+    def _words(self, rows: NDArray[np.uint8]) -> list[int]:
+        """Return rows of bytes as words of the staging registers."""
+        whole = np.zeros((len(rows), self._row * 4), np.uint8)
+        whole[:, : rows.shape[1]] = rows
+        return whole.view("<u4").reshape(-1).tolist()
+
+    def _put(self, port: Port, values: NDArray[np.generic]) -> None:
+        """Write a tensor to all places where the chip looks for it."""
+        planes = pack(values, port, self.program.config.vector)
+        for copy in port.places:
+            for vector, places in zip(planes, copy, strict=True):
+                for (side, index, row), data in zip(places.tolist(), vector, strict=True):
+                    unit = side * self.program.config.slices + index
+                    self.client.load(host.Space.MEM, unit, row, self._words(data[None]))
+
+    def _get(self, port: Port) -> NDArray[np.generic]:
+        """Read a tensor."""
+        config = self.program.config
+        planes = np.zeros((*port.places.shape[1:3], config.vector), np.uint8)
+        for vector, places in zip(planes, port.places[0].tolist(), strict=True):
+            for data, (side, index, row) in zip(vector, places, strict=True):
+                unit = side * config.slices + index
+                words = np.array(self.client.dump(host.Space.MEM, unit, row, 1), "<u4")
+                data[:] = words.view(np.uint8)[: config.vector]
+        return unpack(planes, port.dtype, port.shape)
+
+    def _launch(self, start: int) -> int:
+        """Run the chip from a word on; return the cycles that it took."""
+        client = self.client
+        client.write(host.START.offset, start)
+        client.write(host.CONTROL.offset, 1 << host.CONTROL.field("launch").low)
+        status = {field.name: 1 << field.low for field in host.STATUS.fields}
+        for _ in range(POLLS):
+            (found,) = client.read(host.STATUS.offset)
+            if found & status["error"]:
+                (error,) = client.read(host.ERROR.offset)
+                client.write(host.ERROR.offset, error)
+                raise UserError(f"{client.line.name}: the chip reports {host.Error(error)!r}")
+            if found & status["done"]:
+                low, high = client.read(host.CYCLES_LOW.offset, 2)
+                return low | high << host.DATA_BITS
+        raise UserError(f"{client.line.name}: the run does not end")
