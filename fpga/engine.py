@@ -87,11 +87,11 @@ class UARTEngine:
         """Read a tensor."""
         config = self.program.config
         planes = np.zeros((*port.places.shape[1:3], config.vector), np.uint8)
-        for vector, places in zip(planes, port.places[0].tolist(), strict=True):
-            for data, (side, index, row) in zip(vector, places, strict=True):
+        for vector, places in enumerate(port.places[0].tolist()):
+            for byte, (side, index, row) in enumerate(places):
                 unit = side * config.slices + index
                 words = np.array(self.client.dump(host.Space.MEM, unit, row, 1), "<u4")
-                data[:] = words.view(np.uint8)[: config.vector]
+                planes[vector, byte] = words.view(np.uint8)[: config.vector]
         return unpack(planes, port.dtype, port.shape)
 
     def _launch(self, start: int) -> int:
