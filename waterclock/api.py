@@ -13,6 +13,8 @@ from tokenizers import Tokenizer
 
 from waterclock.compiler.checkpoint import load_checkpoint
 from waterclock.compiler.compile import Progress, buckets, compile_model
+from waterclock.compiler.gguf import SUFFIX as GGUF_SUFFIX
+from waterclock.compiler.gguf import gguf_tokenizer, load_gguf
 from waterclock.compiler.tokenizer import load_tokenizer
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.errors import UserError
@@ -39,7 +41,7 @@ def compiled(
     Parameters
     ----------
     model : path, optional
-        A Hugging Face directory or a program file; by default the embedded model.
+        A Hugging Face directory, a GGUF file or a program file; by default the embedded model.
     preset : str or Config
         Ignored for a program file, which names its configuration.
     context : int, optional
@@ -53,11 +55,12 @@ def compiled(
         For anything wrong with the file, the preset or the fit.
     """
     path = story() if model is None else Path(model)
-    if is_program(path):
+    of_gguf = path.suffix == GGUF_SUFFIX
+    if is_program(path) and not of_gguf:
         return load_program(path)
     config = preset if isinstance(preset, Config) else load_config(preset)
-    checkpoint = load_checkpoint(path)
-    tokenizer = load_tokenizer(path)
+    checkpoint = load_gguf(path) if of_gguf else load_checkpoint(path)
+    tokenizer = gguf_tokenizer(path) if of_gguf else load_tokenizer(path)
     if context is None and positions is not None:
         sizes = buckets(checkpoint.context)
         context = next((size for size in sizes if size >= positions), checkpoint.context)

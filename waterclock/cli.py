@@ -15,6 +15,7 @@ from rich.table import Table
 
 from waterclock import api
 from waterclock.compiler.check import ScheduleError, check_schedule
+from waterclock.compiler.gguf import SUFFIX as GGUF_SUFFIX
 from waterclock.compiler.report import report as report_of
 from waterclock.compiler.report import tables
 from waterclock.fpga.devices import DEVICES, Resources
@@ -38,7 +39,9 @@ out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 Model = Annotated[
     Path | None,
-    typer.Argument(help="Hugging Face directory or program file; the embedded model if left out."),
+    typer.Argument(
+        help="Hugging Face directory, GGUF or program file; by default the embedded one."
+    ),
 ]
 Preset = Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}, or a .yaml file.")]
 
@@ -89,8 +92,8 @@ def compile_(
     context: Annotated[int | None, typer.Option(help="Positions to provide for.")] = None,
 ) -> None:
     """Compile a model to a program file."""
-    if model is not None and model.is_file():
-        raise UserError(f"{model}: found a file, expected a Hugging Face directory")
+    if model is not None and model.is_file() and model.suffix != GGUF_SUFFIX:
+        raise UserError(f"{model}: found a file, expected a Hugging Face directory or a .gguf file")
     program = _with_bar(lambda bar: api.compiled(model, preset, context, progress=bar))
     save_program(program, output)
     table = Table("context", "cycles a token", "times the limit", "words", title=str(output))

@@ -1,0 +1,281 @@
+"""GGUF checkpoints: one file with dimensions, quantised weights and tokenizer, read as float32.
+
+The weights are what the file's quantisation says, exactly; the compiler rounds them anew. The
+package ``gguf`` knows the container and the quantisations.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from waterclock.compiler.checkpoint import Checkpoint
+from waterclock.isa.errors import UserError
+
+CURE = "pip install 'waterclock[gguf]'"
+SUFFIX = ".gguf"
+ARCHITECTURES = ("llama",)
+QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+
+#: Pre-tokenizers that put digits on their own before the byte-level split, by name in the file.
+_DIGITS_APART = ("smollm",)
+_CONTROL, _USER_DEFINED = 3, 4  # token types that are never split
+
+
+@dataclass(frozen=True)
+class GGUF:
+    """An opened file: fields by name, tensors by name (n-dimensional, rows first)."""
+
+    path: Path
+    fields: dict[str, Any]
+    tensors: dict[str, Any]
+
+    def error(self, found: str, wanted: str) -> UserError:
+        """Return the error that names this file."""
+        return UserError(f"{self.path}: {found}; it must be {wanted}")
+
+    def get(self, name: str, kind: type, default: Any = None) -> Any:
+        """Return a field. Raises ``UserError`` when it is missing or not of its kind."""
+        value = self.fields.get(name, default)
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+            raise self.error(f"{name} is {_shown(value)}", f"a {kind.__name__}")
+        return value
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """Return a field that is a positive integer."""
+        value: int = self.get(name, int, default)
+        if value < 1:
+            raise self.error(f"{name} is {value}", "a positive integer")
+        return value
+
+
+def _shown(value: object) -> str:
+    return "missing" if value is None else repr(value)[:40]
+
+
+def open_gguf(path: str | Path) -> GGUF:
+    """Open a GGUF file.
+
+    Raises
+    ------
+    UserError
+        When it cannot be read, is damaged, or the package is missing.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise UserError(f"gguf: found none: {CURE}") from None
+    file = Path(path)
+    try:
+        reader = GGUFReader(file)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # the package checks little: damage shows as any exception
+        fault = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{file}: is damaged or no GGUF file ({fault}); it must be a GGUF file of version 2 or "
+            f"3, whole ({os.path.getsize(file)} bytes found)"
+        ) from None
+    return GGUF(file, fields, {tensor.name: tensor for tensor in reader.tensors})
+
+
+def load_gguf(path: str | Path) -> Checkpoint:
+    """Read a GGUF file of the Llama family.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, its architecture or a quantisation unknown, or a tensor missing, of
+        another shape or not finite.
+    """
+    file = open_gguf(path)
+    dimensions = _dimensions(file)
+    tensors = {name: _tensor(file, source, shape) for name, source, shape in _layout(dimensions)}
+    for layer in range(dimensions.layers):
+        for name, heads in (("q", dimensions.heads), ("k", dimensions.kv_heads)):
+            key = f"layers.{layer}.{name}"
+            tensors[key] = _half_split(tensors[key], heads)
+    known = {source for _, source, _ in _layout(dimensions)}
+    for name in file.tensors:
+        if name not in known and name != "rope_freqs.weight":
+            raise file.error(f"tensor {name!r} is unknown", f"one of {dimensions.layers} layers")
+    return replace(dimensions, tensors=tensors)
+
+
+def _dimensions(file: GGUF) -> Checkpoint:
+    """Return the checkpoint without its tensors."""
+    architecture = file.get("general.architecture", str)
+    if architecture not in ARCHITECTURES:
+        raise file.error(
+            f"general.architecture is {architecture!r}", f"one of {', '.join(ARCHITECTURES)}"
+        )
+
+    def count(name: str, default: int | None = None) -> int:
+        return file.count(f"{architecture}.{name}", default)
+
+    hidden, heads = count("embedding_length"), count("attention.head_count")
+    kv_heads = count("attention.head_count_kv", heads)
+    if heads % kv_heads or hidden % (2 * heads):
+        raise file.error(
+            f"{heads} heads, {kv_heads} of keys, hidden {hidden}", "multiples of one another"
+        )
+    scaling = file.fields.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling != "none" or "rope_freqs.weight" in file.tensors:
+        raise file.error("RoPE is scaled", "plain, for scaled RoPE is not supported")
+    vocab = len(file.get("tokenizer.ggml.tokens", list))
+    eos = {file.fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}
+    bos = file.fields.get("tokenizer.ggml.bos_token_id")
+    return Checkpoint(
+        name=file.path.stem,
+        layers=count("block_count"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=count("attention.key_length", hidden // heads),
+        ffn=count("feed_forward_length"),
+        vocab=vocab,
+        context=count("context_length"),
+        rope_theta=file.get(f"{architecture}.rope.freq_base", float, 10000.0),
+        norm_eps=file.get(f"{architecture}.attention.layer_norm_rms_epsilon", float),
+        tied="output.weight" not in file.tensors,
+        tensors={},
+        bos=bos if file.fields.get("tokenizer.ggml.add_bos_token", True) else None,
+        eos=tuple(sorted(token for token in eos if token is not None)),
+    )
+
+
+def _layout(dimensions: Checkpoint) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield canonical name, name in the file and shape of each tensor."""
+    hidden, ffn = dimensions.hidden, dimensions.ffn
+    queries = dimensions.heads * dimensions.head_dim
+    keys = dimensions.kv_heads * dimensions.head_dim
+    yield "embed", "token_embd.weight", (dimensions.vocab, hidden)
+    for layer in range(dimensions.layers):
+        for name, source, shape in (
+            ("attn_norm", "attn_norm", (hidden,)),
+            ("q", "attn_q", (queries, hidden)),
+            ("k", "attn_k", (keys, hidden)),
+            ("v", "attn_v", (keys, hidden)),
+            ("o", "attn_output", (hidden, queries)),
+            ("ffn_norm", "ffn_norm", (hidden,)),
+            ("gate", "ffn_gate", (ffn, hidden)),
+            ("up", "ffn_up", (ffn, hidden)),
+            ("down", "ffn_down", (hidden, ffn)),
+        ):
+            yield f"layers.{layer}.{name}", f"blk.{layer}.{source}.weight", shape
+    yield "final_norm", "output_norm.weight", (hidden,)
+    if not dimensions.tied:
+        yield "head", "output.weight", (dimensions.vocab, hidden)
+
+
+def _tensor(file: GGUF, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a tensor as float32, after its shape, quantisation and values have been checked."""
+    from gguf import dequantize
+
+    tensor = file.tensors.get(name)
+    if tensor is None:
+        raise file.error(f"tensor {name!r} is missing", f"there with shape {shape}")
+    found = tuple(int(size) for size in reversed(tensor.shape))
+    if found != shape:
+        raise file.error(f"tensor {name!r} has shape {found}", f"{shape}")
+    kind = tensor.tensor_type.name
+    if kind not in QUANTISATIONS:
+        raise file.error(
+            f"tensor {name!r} has quantisation {kind}", f"one of {', '.join(QUANTISATIONS)}"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise file.error(f"tensor {name!r} has NaN or infinite values", "finite")
+    return np.array(values.reshape(shape))
+
+
+def _half_split(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Return the rows of q or k in half-split order.
+
+    GGUF keeps them interleaved: RoPE rotates rows 2 j and 2 j + 1 of a head there.
+    """
+    rows, columns = weights.shape
+    pairs = weights.reshape(heads, rows // heads // 2, 2, columns)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows, columns))
+
+
+def gguf_tokenizer(path: str | Path) -> Tokenizer:
+    """Return the tokenizer that a GGUF file carries: byte-level BPE, or SentencePiece BPE.
+
+    Raises
+    ------
+    UserError
+        If it is of another kind, or damaged.
+    """
+    file = open_gguf(path)
+    kind = file.get("tokenizer.ggml.model", str)
+    tokens: list[str] = file.get("tokenizer.ggml.tokens", list)
+    vocab = {token: number for number, token in enumerate(tokens)}
+    try:
+        if kind == "gpt2":
+            tokenizer = _byte_level(file, vocab)
+        elif kind == "llama":
+            tokenizer = _sentence_piece(file, vocab)
+        else:
+            raise file.error(f"tokenizer.ggml.model is {kind!r}", "'gpt2' or 'llama'")
+    except (ValueError, TypeError) as error:
+        raise file.error(f"tokenizer is damaged ({error})", "whole") from None
+    types: list[int] = file.get("tokenizer.ggml.token_type", list)
+    for token, mark in zip(tokens, types, strict=False):
+        if mark in (_CONTROL, _USER_DEFINED):
+            added = AddedToken(token, normalized=False, special=mark == _CONTROL)
+            (tokenizer.add_special_tokens if mark == _CONTROL else tokenizer.add_tokens)([added])
+    return tokenizer
+
+
+def _byte_level(file: GGUF, vocab: dict[str, int]) -> Tokenizer:
+    """Return a byte-level BPE, as GPT-2 has it."""
+    lines: list[str] = file.get("tokenizer.ggml.merges", list)
+    merges = [(first, second) for first, _, second in (line.partition(" ") for line in lines)]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    split: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    if file.get("tokenizer.ggml.pre", str, "default") in _DIGITS_APART:
+        split.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentence_piece(file: GGUF, vocab: dict[str, int]) -> Tokenizer:
+    """Return a SentencePiece BPE: any two tokens merge whose text is one, best scores first."""
+    scores: list[float] = file.get("tokenizer.ggml.scores", list)
+    merges = [
+        (-scores[number], (token[:cut], token[cut:]))
+        for token, number in vocab.items()
+        for cut in range(1, len(token))
+        if token[:cut] in vocab and token[cut:] in vocab
+    ]
+    merges.sort(key=lambda merge: merge[0])
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=[pair for _, pair in merges], byte_fallback=True,
+                   fuse_unk=True)
+    )  # fmt: skip
+    first = file.get("tokenizer.ggml.add_space_prefix", bool, True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        prepend_scheme="first" if first else "never", split=False
+    )
+    strip = [decoders.Strip(" ", 1, 0)] if first else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return tokenizer
+
+
+def gguf_chat_template(path: str | Path) -> str | None:
+    """Return the chat template (jinja) of a GGUF file, or None."""
+    template = open_gguf(path).fields.get("tokenizer.chat_template")
+    return template if isinstance(template, str) else None
