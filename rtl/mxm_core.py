@@ -18,6 +18,7 @@ from waterclock.rtl.mxm_lanes import RESULT_STREAMS, ROUNDING, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
 from waterclock.rtl.part import Nets, instance
 
+RESULT_BITS = RESULT_STREAMS.bit_length() - 1  #: of a stream number, zero in that of a result
 QUEUES = {kind.removeprefix("mxm_"): kind for kind in MXM_KINDS}
 OPS = {"lw": LW, "iw": IW, "abl": ABL, "abc": ABC, "acc": ACC}
 FEED_QUEUES = ("lw", "abl")  # their words ripple through the feeds
@@ -298,7 +299,9 @@ class MXMCore(wiring.Component):
                 superlane["emit_entry"].eq(field(acc, ACC, "acc")),
                 superlane["emit_i32"].eq(field(acc, ACC, "result") == Result.I32),
             ]
-        control = Cat(acc.any(), field(acc, ACC, "dst"))
+        # What is certain of a legal code is constant: drivers need no logic for the rest.
+        number = field(acc, ACC, "dst")[:ID_BITS]
+        control = Cat(acc.any(), number[RESULT_BITS:])
         results: Value = Cat(superlane["result"] for superlane in lanes)
         width = len(results) // len(lanes)
         for cycle in range(ROUNDING + len(lanes) - 1):
@@ -312,8 +315,9 @@ class MXMCore(wiring.Component):
                 results = rest
             if k >= 0:
                 m.d.comb += [
-                    Cat(getattr(self, f"result_valid_{k}"), getattr(self, f"result_dst_{k}")).eq(
-                        held
+                    getattr(self, f"result_valid_{k}").eq(held[0]),
+                    getattr(self, f"result_dst_{k}").eq(
+                        Cat(C(0, RESULT_BITS), held[1:], ~self.outward)
                     ),
                     getattr(self, f"result_{k}").eq(results[:width]),
                 ]

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from waterclock.isa.config import Config
+from waterclock.rtl.mxm_round import coarse, fine, repeated
 from waterclock.rtl.mxm_tile import (
     BYTE,
     DIGIT_BITS,
@@ -23,27 +24,18 @@ from waterclock.rtl.mxm_tile import (
 ACC_BITS = 64
 RESULT_STREAMS = 4
 ROUNDING = 3  # cycles from taking an accumulator out to its result
-FRACTION_BITS = 23
-SIGNIFICAND_BITS = FRACTION_BITS + 1
-#: Exponent field of an accumulator whose highest bit is bit 0: it counts 2^-24.
-LOWEST_EXPONENT = 127 - 24
-
-
-def _repeated(bit: Value, count: int) -> Value:
-    """Return ``count`` copies of a bit; a simulator would take a ``Cat`` bit by bit."""
-    return Mux(bit, (1 << count) - 1, C(0, count))
 
 
 def _extended(value: Value, bits: int) -> Value:
     """Return a number in two's complement with its sign extended."""
     more = bits - len(value)
-    return Cat(value, _repeated(value[-1], more)) if more else value
+    return Cat(value, repeated(value[-1], more)) if more else value
 
 
 def _negated_if(sign: Value, magnitude: Value, bits: int) -> Value:
     """Return the number, in two's complement of ``bits`` bits."""
     padded = Cat(magnitude, C(0, bits - len(magnitude)))
-    return ((padded ^ _repeated(sign, bits)) + sign)[:bits]
+    return ((padded ^ repeated(sign, bits)) + sign)[:bits]
 
 
 def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
@@ -69,28 +61,6 @@ def _digit(raw: Value, is_i8: Value, place: Sequence[Value]) -> Value:
     placed = (significand << above[:5])[lowest : lowest + DIGIT_BITS]
     digit = _negated_if(sign, Mux(above[5:].any(), 0, placed), DIGIT_BITS + 1)
     return Mux(is_i8, Mux(place[0], _extended(raw[:BYTE], DIGIT_BITS + 1), 0), digit)
-
-
-def _normalised(
-    m: Module, value: Value, sign: Value, steps: Sequence[int], name: str
-) -> tuple[Signal, Value]:
-    """Shift left by the sum of those ``steps`` (descending) that lose only zeros.
-
-    Copies of ``sign`` enter. Returns the highest bits, as many as a float can need after steps
-    below the last, above one that stands for all others: it is ``sign`` if they all are; and one
-    bit for each step, the first step's highest.
-    """
-    taken: list[Value] = []
-    for step in steps:
-        zeros = Signal(name=f"{name}_zeros_{step}")
-        m.d.comb += zeros.eq(~value[-step:].any())
-        shifted = Mux(zeros, Cat(_repeated(sign, step), value[:-step]), value)
-        rest = len(value) - (SIGNIFICAND_BITS + 1 + step - 1)
-        value = Signal(len(value) - rest + 1, name=f"{name}_{step}")
-        lowest = Mux(sign, shifted[:rest].all(), shifted[:rest].any())
-        m.d.comb += value.eq(Cat(lowest, shifted[rest:]))
-        taken.insert(0, zeros)
-    return value, Cat(taken)
 
 
 class MXMLanes(wiring.Component):
@@ -226,33 +196,19 @@ class MXMLanes(wiring.Component):
     def _rounded(
         self, m: Module, lane: int, value: Signal, emitting: Signal, i32: Signal
     ) -> Signal:
-        """Return the register with the 32 bits of a result, two cycles after its ``value``.
-
-        A negative value is normalised as its ones' complement, magnitude - 1, with ones below;
-        rounding adds the one that is missing, so that no 64-bit negation is needed.
-        """
+        """Return the register with the 32 bits of a result, two cycles after its ``value``."""
         sign = Signal(name=f"sign_{lane}", reset_less=True)
-        size = value ^ _repeated(value[-1], ACC_BITS)
-        coarse, shifts = _normalised(m, size, value[-1], (32, 16, 8), f"coarse_{lane}")
+        rounded, shifts = coarse(m, value, str(lane))
         # The low bits for I32, or else the highest bits, to be shifted by less than 8.
-        held = Signal(len(coarse), name=f"held_{lane}", reset_less=True)
+        held = Signal(len(rounded), name=f"held_{lane}", reset_less=True)
         held_shifts = Signal(len(shifts), name=f"shifts_{lane}", reset_less=True)
         with m.If(emitting[0]):
             m.d.sync += [
-                held.eq(Mux(i32[0], value[: len(held)], coarse)),
+                held.eq(Mux(i32[0], value[: len(held)], rounded)),
                 held_shifts.eq(shifts),
                 sign.eq(value[-1]),
             ]
-        fine, shifts = _normalised(m, held, sign, (4, 2, 1), f"fine_{lane}")
-        lowest, half, significand = fine[0], fine[1], fine[2:]
-        odd = significand[0]
-        up = Mux(sign, half | (lowest & odd), half & (lowest | odd))
-        packed = Signal(31, name=f"packed_{lane}")
-        exponent = LOWEST_EXPONENT + Cat(~shifts, ~held_shifts)
-        m.d.comb += packed.eq(Cat(significand[:-1], exponent) + up)
-        # No bit is set in the size of 0 and of -1.
-        tiny = Mux(sign, LOWEST_EXPONENT << FRACTION_BITS, 0)
-        f32 = Cat(Mux(significand[-1], packed, tiny), sign)
+        f32 = fine(m, held, held_shifts, sign, str(lane))
         result = Signal(32, name=f"result_{lane}", reset_less=True)
         m.d.sync += result.eq(Mux(emitting[1], Mux(i32[1], held[:32], f32), result))
         return result
