@@ -66,13 +66,16 @@ def names(kind: type[enum.IntEnum]) -> tuple[str, ...]:
 
 
 def acc_delay(config: Config) -> int:
-    """Return the cycles from an ABC to the first ACC that sees its sum."""
-    return 3 + config.digits
+    """Return the cycles from an ABC to the first ACC that sees its sum.
+
+    With activations in digits, lanes take turns to be accumulated, and sums are rounded by then.
+    """
+    return 4 if config.digits == 1 else 2 * config.digits + 5
 
 
 def acc_latency(config: Config) -> int:
     """Return the cycles from ACC to its result on the streams; it crosses the superlanes."""
-    return config.superlanes + 3
+    return config.superlanes + (3 if config.digits == 1 else 1)
 
 
 @instruction("mxm_lw", 8)

@@ -10,12 +10,25 @@ from amaranth.lib.wiring import In, Out
 
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import MXM_KINDS
-from waterclock.isa.mxm import ABC, ABL, ACC, IW, LW, Activation, Order, Result, Weight, Window
+from waterclock.isa.mxm import (
+    ABC,
+    ABL,
+    ACC,
+    IW,
+    LW,
+    Activation,
+    Order,
+    Result,
+    Weight,
+    Window,
+    acc_latency,
+)
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
 from waterclock.rtl.mxm_feed import field
-from waterclock.rtl.mxm_lanes import RESULT_STREAMS, ROUNDING, MXMLanes
+from waterclock.rtl.mxm_lanes import RESULT_STREAMS, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
+from waterclock.rtl.mxm_turns import MXMTurnLanes
 from waterclock.rtl.part import Nets, instance
 
 RESULT_BITS = RESULT_STREAMS.bit_length() - 1  #: of a stream number, zero in that of a result
@@ -27,7 +40,8 @@ FEED_QUEUES = ("lw", "abl")  # their words ripple through the feeds
 def core_parts(config: Config) -> dict[str, wiring.Component]:
     """Return what ``MXMCore`` wires instances of, by the name that it has to be converted with."""
     size = tile_size(config)
-    return {"mxm_lanes": MXMLanes(config), "mxm_mac_tile": MACTile(config, size, size)}
+    lanes = MXMLanes(config) if config.digits == 1 else MXMTurnLanes(config)
+    return {"mxm_lanes": lanes, "mxm_mac_tile": MACTile(config, size, size)}
 
 
 def result_ports(config: Config) -> dict[str, Out]:
@@ -304,10 +318,11 @@ class MXMCore(wiring.Component):
         control = Cat(acc.any(), number[RESULT_BITS:])
         results: Value = Cat(superlane["result"] for superlane in lanes)
         width = len(results) // len(lanes)
-        for cycle in range(ROUNDING + len(lanes) - 1):
+        first = acc_latency(self.config) - len(lanes) - 1
+        for cycle in range(first + len(lanes)):
             held = Signal(len(control), name=f"emit_{cycle}")
             m.d.sync += held.eq(control)
-            k = cycle - (ROUNDING - 1)
+            k = cycle - first
             if k > 0:
                 rest = Signal(len(results) - width, name=f"results_{k}", reset_less=True)
                 with m.If(control[0]):

@@ -23,10 +23,9 @@ from waterclock.rtl.mxm_tile import (
 
 ACC_BITS = 64
 RESULT_STREAMS = 4
-ROUNDING = 3  # cycles from taking an accumulator out to its result
 
 
-def _extended(value: Value, bits: int) -> Value:
+def extended(value: Value, bits: int) -> Value:
     """Return a number in two's complement with its sign extended."""
     more = bits - len(value)
     return Cat(value, repeated(value[-1], more)) if more else value
@@ -43,7 +42,7 @@ def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
     fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
     normal = exponent.any()
     magnitude = (Cat(fraction, normal) << (exponent - normal)[:5])[: FIXED_BITS - 1]
-    return Mux(is_i8, _extended(raw[:BYTE], bits), _negated_if(sign, magnitude, bits))
+    return Mux(is_i8, extended(raw[:BYTE], bits), _negated_if(sign, magnitude, bits))
 
 
 def _digit(raw: Value, is_i8: Value, place: Sequence[Value]) -> Value:
@@ -60,7 +59,7 @@ def _digit(raw: Value, is_i8: Value, place: Sequence[Value]) -> Value:
     above = exponent - normal + offset
     placed = (significand << above[:5])[lowest : lowest + DIGIT_BITS]
     digit = _negated_if(sign, Mux(above[5:].any(), 0, placed), DIGIT_BITS + 1)
-    return Mux(is_i8, Mux(place[0], _extended(raw[:BYTE], DIGIT_BITS + 1), 0), digit)
+    return Mux(is_i8, Mux(place[0], extended(raw[:BYTE], DIGIT_BITS + 1), 0), digit)
 
 
 class MXMLanes(wiring.Component):
@@ -89,7 +88,7 @@ class MXMLanes(wiring.Component):
     emit, emit_entry, emit_i32 : In(1), In, In(1)
         Take an accumulator out, in this format.
     result : Out(4 * lanes * 8)
-        The four bytes of all lanes, ``ROUNDING`` cycles later.
+        The four bytes of all lanes, ``acc_latency`` - ``superlanes`` cycles later.
     """
 
     def __init__(self, config: Config):
@@ -179,7 +178,7 @@ class MXMLanes(wiring.Component):
         taken = accumulator.read_port(domain="comb")
         bits, total = sum_bits(tile_size(self.config)), Signal(ACC_BITS, name=f"total_{lane}")
         places = range(lane * bits, len(self.sums), self.config.lanes * bits)
-        blocks = [_extended(self.sums[low : low + bits], ACC_BITS) for low in places]
+        blocks = [extended(self.sums[low : low + bits], ACC_BITS) for low in places]
         before = Mux(self.add, read.data, 0)
         m.d.comb += [
             total.eq(total_of(blocks, ACC_BITS)),

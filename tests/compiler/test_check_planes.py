@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 from check_bench import ACTIVATION, EAST, PRODUCT, TILE, Bench, abc, broken, multiplier
 
+from waterclock.isa.mxm import acc_delay
+
 NEXT = PRODUCT + 1  # the product after another ABC
 OTHER = TILE + 1  # another tile
 
@@ -25,7 +27,9 @@ def narrow(orders: tuple[str, str] = ("ROWS", "ROWS"), rows: tuple[int, int] = (
         bench.put(f"MEM_E{8 + byte}.read", 8, f"read addr=0, dst=E{byte}", (-1,))
     bench.put("MXM_E0.abl", 12, "abl entry=3, src=E0", (ACTIVATION,))
     bench.put("MXM_E0.abc", 13, abc(last=7), (ACTIVATION, TILE, -1, PRODUCT))
-    bench.put("MXM_E0.acc", 19, "acc acc=2, dst=W4, result=F32", (PRODUCT,))
+    bench.put(
+        "MXM_E0.acc", 13 + acc_delay(bench.config), "acc acc=2, dst=W4, result=F32", (PRODUCT,)
+    )
     bench.put("SXM_E.shift", 30, "notify")  # the run lasts until all effects are over
     return bench
 

@@ -13,10 +13,11 @@ from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
 from waterclock.isa.config import PRESETS, Config, load_config
-from waterclock.isa.mxm import LW, Order
+from waterclock.isa.mxm import LW, Order, acc_delay, acc_latency
 from waterclock.isa.numerics import f16_to_fixed, fixed_to_f32
 from waterclock.isa.streams import Direction, stream
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
+from waterclock.rtl.mxm_core import core_parts
 from waterclock.rtl.mxm_feed import MXMFeed
 from waterclock.rtl.mxm_lanes import MXMLanes
 from waterclock.rtl.mxm_tile import (
@@ -51,6 +52,11 @@ def simulate(dut: Elaboratable, bench) -> None:
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
+
+
+async def wait(ctx, cycles: int) -> None:
+    for _ in range(cycles):
+        await ctx.tick()
 
 
 def lanes_config(digits: int) -> Config:
@@ -102,10 +108,12 @@ def edges() -> list[int]:
     return sorted(value for value in both if -(1 << 63) <= value < 1 << 63)
 
 
-def test_accumulators_are_rounded_to_nearest_even() -> None:
+@pytest.mark.parametrize("digits", [1, 3])
+def test_accumulators_are_rounded_to_nearest_even(digits: int) -> None:
     # Of so many rows, two sums can make every value of an accumulator.
-    config = dataclasses.replace(lanes_config(1), superlanes=LARGEST_TILE // 4)
-    dut, size = MXMLanes(config), tile_size(config)
+    config = dataclasses.replace(lanes_config(digits), superlanes=LARGEST_TILE // 4)
+    dut, size = core_parts(config)["mxm_lanes"], tile_size(config)
+    latency = acc_latency(config) - config.superlanes
     bits = sum_bits(size)
     values = np.array(edges(), np.int64)
     values = np.resize(values, -(-len(values) // config.lanes) * config.lanes)
@@ -115,22 +123,22 @@ def test_accumulators_are_rounded_to_nearest_even() -> None:
         results = []
         for group in values.reshape(-1, config.lanes):
             low = group & (1 << 40) - 1
-            ctx.set(dut.accumulate, 1)
             for part, high, add in ((group >> 40 << 32, 1, 0), (low, 0, 1)):
                 ctx.set(dut.sums, packed(part, bits))
                 ctx.set(dut.high, high)
                 ctx.set(dut.add, add)
+                ctx.set(dut.accumulate, 1)
                 await ctx.tick()
-            ctx.set(dut.accumulate, 0)
-            for i32 in (0, 1):
+                ctx.set(dut.accumulate, 0)
+                await wait(ctx, digits - 1)
+            await wait(ctx, acc_delay(config))
+            for i32, dtype in enumerate((np.float32, np.uint32)):
                 ctx.set(dut.emit, 1)
                 ctx.set(dut.emit_i32, i32)
                 await ctx.tick()
-            ctx.set(dut.emit, 0)
-            await ctx.tick()
-            for dtype in (np.float32, np.uint32):
+                ctx.set(dut.emit, 0)
+                await wait(ctx, latency - 1)
                 planes = ctx.get(dut.result).to_bytes(4 * config.lanes, "little")
-                await ctx.tick()
                 results.append(
                     np.frombuffer(planes, np.uint8).reshape(4, -1).T.copy().view(dtype).ravel()
                 )
