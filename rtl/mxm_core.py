@@ -22,6 +22,7 @@ from waterclock.isa.mxm import (
     Weight,
     Window,
     acc_latency,
+    weights_at,
 )
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
@@ -135,8 +136,9 @@ class MXMCore(wiring.Component):
         first, last = field(abc, ABC, "first"), field(abc, ABC, "last")
         outside = (first > last) | (last >= config.vector)
         # Bit n: an ABC was issued n + 1 cycles ago.
-        recent = Signal(config.digits)
-        m.d.sync += recent.eq(Cat(abc.any(), recent)[: config.digits])
+        first_pass = weights_at(config)
+        recent = Signal(first_pass + config.digits - 2)
+        m.d.sync += recent.eq(Cat(abc.any(), recent)[: len(recent)])
         faults: list[tuple[str, Value]] = [
             (
                 "lw: ends beyond the vector",
@@ -154,8 +156,8 @@ class MXMCore(wiring.Component):
             ("acc: no such accumulator", field(acc, ACC, "acc") >= config.acc_entries),
             ("abc: no such weight", field(abc, ABC, "weight") > max(Weight)),
             ("abc: no such window", (window > max(Window)) | ((window != Window.ALL) & outside)),
-            ("abc: too close to the one before", recent[:-1].any()),
-            ("iw: changes the array under an abc", recent[1:].any()),
+            ("abc: too close to the one before", recent[: config.digits - 1].any()),
+            ("iw: changes the array under an abc", recent[first_pass - 1 :].any()),
         ]
         faults += [
             (f"{queue}: illegal instruction", issued[queue][:OPCODE_BITS] != op.opcode)
@@ -246,13 +248,16 @@ class MXMCore(wiring.Component):
     ) -> None:
         """Lead an ABC through its stages: fetch, decode, one pass or three, accumulate."""
         config, size = self.config, tile_size(self.config)
-        decoding, multiplying, accumulating = (
-            Signal.like(abc, name=f"abc_{stage}") for stage in ("decode", "multiply", "accumulate")
+        multiplying, accumulating = (
+            Signal.like(abc, name=f"abc_{stage}") for stage in ("multiply", "accumulate")
         )
+        decoding = abc
+        for cycle in range(1, weights_at(config)):
+            before, decoding = decoding, Signal.like(abc, name=f"abc_decode_{cycle}")
+            m.d.sync += decoding.eq(before)
         decode, passes, accumulate = Signal(), Signal(config.digits), Signal()
         m.d.comb += decode.eq(decoding.any())
         m.d.sync += [
-            decoding.eq(abc),
             passes.eq(Cat(decode, passes)[: config.digits]),
             accumulate.eq(passes[-1]),
         ]
@@ -291,7 +296,7 @@ class MXMCore(wiring.Component):
         for (i, _), tile in tiles.items():
             m.d.comb += [
                 tile["multiply"].eq(passes.any()),
-                tile["again"].eq(passes[1:].any()),
+                tile["more"].eq(passes[:-1].any()),
                 tile["unsigned_weights"].eq(field(multiplying, ABC, "weight") == Weight.LOW),
                 tile["activations"].eq(Cat(activations[i * size : (i + 1) * size])),
             ]

@@ -1,9 +1,5 @@
 """What belongs to the lanes of an MXM plane: activations, accumulators and rounding."""
 
-from collections.abc import Sequence
-from functools import reduce
-from operator import or_
-
 from amaranth import *
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -13,7 +9,6 @@ from waterclock.isa.config import Config
 from waterclock.rtl.mxm_round import coarse, fine, repeated
 from waterclock.rtl.mxm_tile import (
     BYTE,
-    DIGIT_BITS,
     FIXED_BITS,
     activation_bits,
     sum_bits,
@@ -45,25 +40,10 @@ def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
     return Mux(is_i8, extended(raw[:BYTE], bits), _negated_if(sign, magnitude, bits))
 
 
-def _digit(raw: Value, is_i8: Value, place: Sequence[Value]) -> Value:
-    """Return digit i, if ``place[i]``, of what ``_fixed`` returns; it has the sign of the whole."""
-    fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
-    normal = exponent.any()
-    significand = Cat(fraction, normal)
-    # Bits are counted from the lowest place in which the significand still reaches the digit.
-    lowest = len(significand) - 1
-    offsets = (C(lowest - DIGIT_BITS * i, signed(7)) for i in range(len(place)))
-    offset = reduce(
-        or_, (Mux(at, x, C(0, signed(7))) for at, x in zip(place, offsets, strict=True))
-    )
-    above = exponent - normal + offset
-    placed = (significand << above[:5])[lowest : lowest + DIGIT_BITS]
-    digit = _negated_if(sign, Mux(above[5:].any(), 0, placed), DIGIT_BITS + 1)
-    return Mux(is_i8, Mux(place[0], extended(raw[:BYTE], DIGIT_BITS + 1), 0), digit)
-
-
 class MXMLanes(wiring.Component):
     """One superlane of a plane: activation buffer, accumulators and rounding of its lanes.
+
+    This one is for whole activations: see ``MXMTurnLanes`` for digits.
 
     Parameters
     ----------
@@ -134,9 +114,9 @@ class MXMLanes(wiring.Component):
         )
         return m
 
-    def _activations(self, m: Module) -> None:
-        """Add the activation buffer, and bring what is taken out to fixed point."""
-        lanes, size = self.config.lanes, tile_size(self.config)
+    def _taken(self, m: Module) -> tuple[list[Value], Signal]:
+        """Add the activation buffer; return what is taken out for each lane, and its format."""
+        lanes = self.config.lanes
         m.submodules.buffer = buffer = memory.Memory(
             shape=2 * lanes * BYTE, depth=self.config.act_entries, init=[]
         )
@@ -150,23 +130,22 @@ class MXMLanes(wiring.Component):
         is_i8 = Signal()
         with m.If(self.fetch):
             m.d.sync += is_i8.eq(self.fetch_i8)
-        digits = self.config.digits
-        # Bit i: digit i is decoded in this cycle, the highest one first.
-        place = Signal(digits)
-        m.d.comb += place[-1].eq(self.decode)
-        if digits > 1:
-            lower = Signal(digits - 1)
-            m.d.sync += lower.eq(place[1:])
-            m.d.comb += place[:-1].eq(lower)
-        width = activation_bits(self.config, size)
+        taken: list[Value] = []
         for lane in range(lanes):
-            raw = Signal(2 * BYTE, name=f"raw_{lane}", reset_less=True)
             pair = Cat(read.data.word_select(i, BYTE) for i in (lane, lanes + lane))
-            taken = Mux(self.inside[lane], pair, 0)
-            m.d.sync += raw.eq(Mux(self.fetch, taken, raw))
-            new = _fixed(raw, is_i8, width) if digits == 1 else _digit(raw, is_i8, place)
+            taken.append(Mux(self.inside[lane], pair, 0))
+        return taken, is_i8
+
+    def _activations(self, m: Module) -> None:
+        """Bring what is taken out of the activation buffer to fixed point."""
+        taken, is_i8 = self._taken(m)
+        width = activation_bits(self.config, tile_size(self.config))
+        for lane, value in enumerate(taken):
+            raw = Signal(2 * BYTE, name=f"raw_{lane}", reset_less=True)
+            m.d.sync += raw.eq(Mux(self.fetch, value, raw))
             activation = Signal(width, name=f"activation_{lane}", reset_less=True)
-            m.d.sync += activation.eq(Mux(place.any(), new, activation))
+            new = _fixed(raw, is_i8, width)
+            m.d.sync += activation.eq(Mux(self.decode, new, activation))
             m.d.comb += self.activations.word_select(lane, width).eq(activation)
 
     def _accumulator(self, m: Module, lane: int) -> Signal:

@@ -14,11 +14,13 @@ from amaranth import *
 from amaranth.lib import memory
 
 from waterclock.rtl.mxm_lanes import ACC_BITS, RESULT_STREAMS, MXMLanes, extended
-from waterclock.rtl.mxm_round import coarse, fine
-from waterclock.rtl.mxm_tile import BYTE, sum_bits, tile_size, total_of
+from waterclock.rtl.mxm_round import coarse, fine, repeated
+from waterclock.rtl.mxm_tile import BYTE, DIGIT_BITS, sum_bits, tile_size, total_of
 from waterclock.rtl.part import any_of
 
 RESULT_BITS = 32
+SIGNED_BITS = 12  #: of an activation before its exponent shifts it, in two's complement
+SHIFTED_BITS = SIGNED_BITS + DIGIT_BITS - 1  #: after a shift by less than a digit
 
 
 class MXMTurnLanes(MXMLanes):
@@ -56,6 +58,46 @@ class MXMTurnLanes(MXMLanes):
             Cat(result.word_select(i, BYTE) for i in range(RESULT_STREAMS) for result in results)
         )
         return m
+
+    def _activations(self, m: Module) -> None:
+        """Bring what is taken out of the activation buffer to fixed point, digit by digit."""
+        taken, is_i8 = self._taken(m)
+        turns = self.config.digits
+        # Bit i: something was taken out i cycles ago.
+        since = Signal(turns + 1)
+        m.d.comb += since[0].eq(self.fetch)
+        m.d.sync += since[1:].eq(since)
+        # Bit i: digit i is chosen in this cycle.
+        place = Signal(turns)
+        m.d.comb += place[0].eq(self.decode)
+        m.d.sync += place[1:].eq(place)
+        for first in range(0, self.config.lanes, turns):
+            lanes = range(first, min(first + turns, self.config.lanes))
+            raws: list[Value] = []
+            for turn, lane in enumerate(lanes):
+                value = taken[lane]
+                if turn:
+                    value = Signal(2 * BYTE, name=f"taken_{lane}", reset_less=True)
+                    with m.If(self.fetch):
+                        m.d.sync += value.eq(taken[lane])
+                raws.append(_in_turn(m, since[turn], value, f"raw_{lane}"))
+            raw = Signal(2 * BYTE, name=f"raws_{first}")
+            m.d.comb += raw.eq(any_of(raws))
+            # The last turn's is there when all lanes take theirs; the others wait.
+            shifted: list[Value] = [Cat(*_shifted(m, raw, is_i8, str(first)))]
+            for turn in range(turns - 1):
+                waiting = Signal(len(shifted[0]), name=f"shifted_{first}_{turn}", reset_less=True)
+                with m.If(since.any()):
+                    m.d.sync += waiting.eq(shifted[0])
+                shifted.insert(0, waiting)
+            for lane, value in zip(lanes, shifted, strict=False):
+                held = Signal(len(value), name=f"activation_{lane}", reset_less=True)
+                with m.If(since[-1]):
+                    m.d.sync += held.eq(value)
+                digit = Signal(DIGIT_BITS + 1, name=f"digit_{lane}", reset_less=True)
+                with m.If(place.any()):
+                    m.d.sync += digit.eq(_digit(m, held, place, str(lane)))
+                m.d.comb += self.activations.word_select(lane, len(digit)).eq(digit)
 
     def _total(
         self, m: Module, lanes: Sequence[int], since: Signal, adding: dict[str, Signal]
@@ -163,3 +205,43 @@ def _in_turn(m: Module, turn: Value, value: Value, name: str) -> Signal:
     register = Signal(len(value), name=name, reset_less=True)
     m.d.sync += register.eq(Mux(turn, value, 0))
     return register
+
+
+def _shifted(m: Module, raw: Value, is_i8: Value, name: str) -> tuple[Value, Value]:
+    """Return an activation as a number of ``SHIFTED_BITS`` bits, and digits that are below it."""
+    exponent = Signal(5, name=f"exponent_{name}")
+    m.d.comb += exponent.eq(Mux(is_i8, 0, raw[10:15]))
+    negative = raw[15] & ~is_i8
+    high = Mux(is_i8, repeated(raw[BYTE - 1], 4), Cat(raw[BYTE:10], raw[10:15].any(), 0))
+    number = ((Cat(raw[:BYTE], high) ^ repeated(negative, SIGNED_BITS)) + negative)[:SIGNED_BITS]
+    shift, below = Signal(range(DIGIT_BITS), name=f"shift_{name}"), Signal(2, name=f"below_{name}")
+    with m.Switch(exponent):
+        for value in range(32):
+            with m.Case(value):
+                # The lowest exponent is that of subnormals too.
+                places = divmod(max(value - 1, 0), DIGIT_BITS)
+                m.d.comb += [below.eq(places[0]), shift.eq(places[1])]
+    placed = Signal(signed(SHIFTED_BITS), name=f"placed_{name}")
+    m.d.comb += placed.eq((number.as_signed() << shift)[:SHIFTED_BITS])
+    return placed, below
+
+
+def _digit(m: Module, held: Value, place: Value, name: str) -> Value:
+    """Return digit i, if ``place[i]``, of what ``_shifted`` returned; only the last has a sign."""
+    number, below = held[:SHIFTED_BITS], held[SHIFTED_BITS:]
+    sign = number[-1]
+    low, high = number[:DIGIT_BITS], extended(number[DIGIT_BITS:], DIGIT_BITS)
+    # How many digits the one in this place is above the lowest: 0, 1, or more.
+    at = Signal(3, name=f"at_{name}")
+    with m.Switch(below):
+        for digits in range(len(place)):
+            with m.Case(digits):
+                above = place[digits:]
+                m.d.comb += at.eq(Cat(above[:2], above[2:].any()))
+    # One function of two bits, and two that say which.
+    low_or_ones = Cat(at[0] | (at[2] & sign), at[1] | (at[2] & sign))
+    bits = Cat(
+        Mux(low_or_ones[0], a | low_or_ones[1], b & low_or_ones[1])
+        for a, b in zip(low, high, strict=True)
+    )
+    return Cat(bits, place[-1] & sign)

@@ -13,13 +13,12 @@ from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
 from waterclock.isa.config import PRESETS, Config, load_config
-from waterclock.isa.mxm import LW, Order, acc_delay, acc_latency
+from waterclock.isa.mxm import LW, Order, acc_delay, acc_latency, weights_at
 from waterclock.isa.numerics import f16_to_fixed, fixed_to_f32
 from waterclock.isa.streams import Direction, stream
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
 from waterclock.rtl.mxm_core import core_parts
 from waterclock.rtl.mxm_feed import MXMFeed
-from waterclock.rtl.mxm_lanes import MXMLanes
 from waterclock.rtl.mxm_tile import (
     DIGIT_BITS,
     LARGEST_TILE,
@@ -66,7 +65,7 @@ def lanes_config(digits: int) -> Config:
 @pytest.mark.parametrize("digits", [1, 3])
 def test_every_f16_is_brought_to_fixed_point(digits: int) -> None:
     config = lanes_config(digits)
-    dut, size = MXMLanes(config), tile_size(config)
+    dut, size = core_parts(config)["mxm_lanes"], tile_size(config)
     bits = activation_bits(config, size)
     patterns = np.random.default_rng(5).permutation(1 << 16).astype(np.uint16)
 
@@ -78,14 +77,20 @@ def test_every_f16_is_brought_to_fixed_point(digits: int) -> None:
                 dut.store_data,
                 int.from_bytes(raw.view(np.uint8).reshape(-1, 2).T.tobytes(), "little"),
             )
-            for port in (dut.store, dut.fetch, dut.decode):
+            # A word of ABC is in its last stage before the array ``weights_at`` - 1 cycles later.
+            for port, later in (
+                (dut.store, 0),
+                (dut.fetch, weights_at(config) - 2),
+                (dut.decode, 0),
+            ):
                 ctx.set(port, 1)
                 await ctx.tick()
                 ctx.set(port, 0)
+                await wait(ctx, later)
             total = np.zeros(config.lanes, np.int64)
-            for _ in range(digits):
-                digit = unpacked(ctx.get(dut.activations), bits, config.lanes)
-                total = (total << DIGIT_BITS) + digit
+            for digit in range(digits):
+                found = unpacked(ctx.get(dut.activations), bits, config.lanes)
+                total += found << DIGIT_BITS * digit
                 if digits > 1:
                     await ctx.tick()
             np.testing.assert_array_equal(total, f16_to_fixed(raw))
@@ -186,13 +191,12 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
                 weights = array if unsigned else (array ^ 128) - 128
                 ctx.set(dut.unsigned_weights, unsigned)
                 ctx.set(dut.multiply, 1)
-                for i in reversed(range(digits)):
-                    digit = extreme
-                    if digits > 1:
-                        digit = np.sign(extreme) * (
-                            np.abs(extreme) >> DIGIT_BITS * i & (1 << DIGIT_BITS) - 1
-                        )
-                    ctx.set(dut.again, int(i < digits - 1))
+                for i in range(digits):
+                    digit = extreme >> DIGIT_BITS * i
+                    more = int(i < digits - 1)
+                    ctx.set(dut.more, more)
+                    if more:
+                        digit &= (1 << DIGIT_BITS) - 1
                     ctx.set(dut.activations, packed(digit, bits))
                     await ctx.tick()
                 ctx.set(dut.multiply, 0)

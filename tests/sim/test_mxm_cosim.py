@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.floorplan import Hemisphere
-from waterclock.isa.mxm import ABC, ABL, ACC, IW, LW, Weight, Window, acc_delay, acc_latency
+from waterclock.isa.mxm import (
+    ABC,
+    ABL,
+    ACC,
+    IW,
+    LW,
+    Weight,
+    Window,
+    acc_delay,
+    acc_latency,
+    weights_at,
+)
 from waterclock.isa.spec import Instruction
 from waterclock.isa.streams import Direction, stream
 from waterclock.rtl import mxm_tile
@@ -119,7 +130,8 @@ def program(config: Config, side: Hemisphere, rng: random.Random) -> Iterator[li
         ops: list[Instruction] = []
         if rng.random() < density:
             ops.append(load(rng.randrange(config.vector - config.load_streams + 1)))
-        if rng.random() < density and not any(recent[1 : config.digits]):
+        passes = slice(weights_at(config) - 1, weights_at(config) + config.digits - 2)
+        if rng.random() < density and not any(recent[passes]):
             ops.append(IW())
         if rng.random() < density:
             ops.append(arrive(rng.randrange(config.act_entries)))
@@ -130,7 +142,7 @@ def program(config: Config, side: Hemisphere, rng: random.Random) -> Iterator[li
             dst = stream(side.inward, rng.randrange(0, config.streams, 4))
             acc = rng.randrange(config.acc_entries)
             ops.append(ACC(acc=acc, dst=dst, result=rng.randrange(2)))
-        recent = [again, *recent][: config.digits]
+        recent = [again, *recent][: acc_delay(config)]
         rng.shuffle(ops)
         yield ops
         cycle, issued = cycle + 1, issued + len(ops)
@@ -252,11 +264,12 @@ async def promises_are_checked(dut) -> None:
     for op in bad:
         assert await errors([[op]]) == [1], op
     abc, iw = good[3], good[1]
-    # Passes of the array two, three and four cycles after the issue.
     assert await errors([[abc], [], [], [abc]]) == []
     assert await errors([[abc], [], [abc]]) == [3]
     assert await errors([[abc], [abc]]) == [2]
-    assert [await errors([[abc], *[[]] * n, [iw]]) for n in range(4)] == [[], [3], [4], []]
+    # The array must not change after the first pass, nor after the second: see ``weights_at``.
+    found = [await errors([[abc], *[[]] * n, [iw]]) for n in range(7)]
+    assert found == [[], [], [], [], [6], [7], []]
     for queue in ("lw", "iw", "abl", "abc", "acc"):
         for word in (1, ABC(**multiply).opcode + 2):
             issue(dut, [])
