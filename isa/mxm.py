@@ -67,7 +67,7 @@ def weights_at(config: Config) -> int:
 
     With activations in digits, lanes take turns to be brought to fixed point.
     """
-    return 2 if config.digits == 1 else config.digits + 2
+    return 2 if config.digits == 1 else config.digits + 1
 
 
 def acc_delay(config: Config) -> int:
@@ -75,7 +75,7 @@ def acc_delay(config: Config) -> int:
 
     With activations in digits, lanes take turns to be accumulated, and sums are rounded by then.
     """
-    return weights_at(config) + (2 if config.digits == 1 else 2 * config.digits + 3)
+    return 4 if config.digits == 1 else 3 * config.digits + 6
 
 
 def acc_latency(config: Config) -> int:

@@ -26,7 +26,7 @@ from waterclock.isa.mxm import (
 )
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mxm_feed import field
+from waterclock.rtl.mxm_feed import arrive_delay, field, load_delay, orders
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
 from waterclock.rtl.mxm_turns import MXMTurnLanes
@@ -65,29 +65,28 @@ class MXMCore(wiring.Component):
 
     Members
     -------
-    lw_{k}, abl_{k} : In(word bits)
-        Words issued in this cycle at superlane k.
-    weights_{k}, activations_{k} : In(load_streams * lanes * 8), In(2 * lanes * 8)
-        What superlane k's feed takes for them.
+    lw_in, abl_in : In(word bits)
+        Words issued in this cycle at superlane 0.
+    lw_{k}, abl_{k}, weights_{k}, activations_{k} : In
+        ``lw_late``, ``abl_late`` and the operands of superlane k's feed.
     iw_in, abc_in, acc_in, outward, error, result_valid_{k}, result_dst_{k}, result_{k}
         As in ``MXMPlane``.
 
     Timing
     ------
-    A word of superlane 0 acts S - 1 cycles after its issue, when superlane S - 1 has its own.
+    A word of superlane 0 acts S - 1 cycles after its issue, when superlane S - 1 has its own; IW
+    and ABC act as much later as the feeds' operands come.
     """
 
     def __init__(self, config: Config):
         self.config = config
         width = config.lanes * BYTE
         ports: dict[str, In | Out] = {
-            f"{queue}_in": In(word_bits(kind))
-            for queue, kind in QUEUES.items()
-            if queue not in FEED_QUEUES
+            f"{queue}_in": In(word_bits(kind)) for queue, kind in QUEUES.items()
         }
         for k in range(config.superlanes):
             ports |= {f"{queue}_{k}": In(word_bits(QUEUES[queue])) for queue in FEED_QUEUES}
-            ports[f"weights_{k}"] = In(config.load_streams * width)
+            ports[f"weights_{k}"] = In(len(orders(config)) * config.load_streams * width)
             ports[f"activations_{k}"] = In(2 * width)
         super().__init__(ports | result_ports(config) | {"outward": In(1), "error": Out(1)})
 
@@ -103,16 +102,16 @@ class MXMCore(wiring.Component):
             for i in blocks
             for j in blocks
         }
-        issued: dict[str, Value] = {queue: getattr(self, f"{queue}_0") for queue in FEED_QUEUES}
+        issued: dict[str, Value] = {queue: getattr(self, f"{queue}_in") for queue in FEED_QUEUES}
         later: dict[str, Value] = {queue: self._fed(queue)[-1] for queue in FEED_QUEUES}
-        for queue, kind in QUEUES.items():
-            if queue not in FEED_QUEUES:
-                word = getattr(self, f"{queue}_in")
-                for k in self._superlanes():
-                    before, word = word, Signal(word_bits(kind), name=f"{queue}_{k}")
-                    m.d.sync += word.eq(before)
-                    issued.setdefault(queue, word)
-                later[queue] = word
+        waits = {"iw": load_delay(self.config), "abc": arrive_delay(self.config), "acc": 0}
+        for queue, wait in waits.items():
+            word = getattr(self, f"{queue}_in")
+            for k in range(self.config.superlanes + wait):
+                before, word = word, Signal(word_bits(QUEUES[queue]), name=f"{queue}_{k}")
+                m.d.sync += word.eq(before)
+                issued.setdefault(queue, word)
+            later[queue] = word
         self._check(m, issued)
         self._load(m, later["lw"], later["iw"], tiles)
         self._arrive(m, later["abl"], lanes)
@@ -189,15 +188,16 @@ class MXMCore(wiring.Component):
         lanes, count = config.lanes, config.load_streams
         held, newest = _collected(m, self._fed("lw"), self._fed("weights"), "held_weights")
         step = gcd(size, lanes)  # lanes of one block and one superlane
+        both = orders(config)
 
-        def taken(vector: int, lane: int) -> Value:
+        def taken(order: int, vector: int, lane: int) -> Value:
             """Return ``step`` lanes of a vector."""
             k, lane = divmod(lane, lanes)
-            part = (vector * lanes + lane) // step
+            part = ((order * count + vector) * lanes + lane) // step
             return (
                 newest.word_select(part, step * BYTE)
                 if k == config.superlanes - 1
-                else held.word_select(k * count * lanes // step + part, step * BYTE)
+                else held.word_select(k * len(both) * count * lanes // step + part, step * BYTE)
             )
 
         row, by_column = field(lw, LW, "row"), Signal()
@@ -209,21 +209,25 @@ class MXMCore(wiring.Component):
             every = first == 0 and last == config.vector - count
             m.d.comb += enables[place].eq(1 if every else (row >= first) & (row <= last))
 
-        def bytes_for(lane_block: int, place_block: int) -> Value:
+        def bytes_for(order: int, lane_block: int, place_block: int) -> Value:
             return Cat(
-                taken(place % count, lane)
+                taken(order, place % count, lane)
                 for place in range(place_block * size, place_block * size + count)
                 for lane in range(lane_block * size, (lane_block + 1) * size, step)
             )
 
         for (i, j), tile in tiles.items():
-            rows, columns = bytes_for(j, i), bytes_for(i, j)
+            rows, columns = bytes_for(both[0], j, i), bytes_for(both[-1], i, j)
+            if len(both) == 1:
+                weights = rows if i == j else Mux(by_column, columns, rows)
+            else:
+                weights = Cat(rows, columns)
             places = [enables.word_select(block, size) for block in (i, j)]
             m.d.comb += [
                 tile["load"].eq(lw.any()),
                 tile["by_column"].eq(by_column),
                 tile["enables"].eq(places[0] if i == j else Mux(by_column, places[1], places[0])),
-                tile["weights"].eq(rows if i == j else Mux(by_column, columns, rows)),
+                tile["weights"].eq(weights),
                 tile["install"].eq(iw.any()),
             ]
 
@@ -252,7 +256,8 @@ class MXMCore(wiring.Component):
             Signal.like(abc, name=f"abc_{stage}") for stage in ("multiply", "accumulate")
         )
         decoding = abc
-        for cycle in range(1, weights_at(config)):
+        # An array that is installed later is multiplied with later.
+        for cycle in range(1, weights_at(config) + load_delay(config) - arrive_delay(config)):
             before, decoding = decoding, Signal.like(abc, name=f"abc_decode_{cycle}")
             m.d.sync += decoding.eq(before)
         decode, passes, accumulate = Signal(), Signal(config.digits), Signal()
@@ -305,7 +310,8 @@ class MXMCore(wiring.Component):
         """Return a bit for each lane: not outside the window, if it is a ``window`` one."""
         lanes = Signal(self.config.vector, name=f"window_{window.name.lower()}")
         free = field(abc, ABC, "window") != window
-        first, last = field(abc, ABC, "first"), field(abc, ABC, "last")
+        # Legal lanes need no more bits.
+        first, last = (field(abc, ABC, end)[: self.config.levels] for end in ("first", "last"))
         for lane in range(self.config.vector):
             m.d.comb += lanes[lane].eq(free | ((first <= lane) & (last >= lane)))
         return lanes

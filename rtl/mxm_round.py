@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from amaranth import *
 
+RESULT_BITS = 32
 FRACTION_BITS = 23
 SIGNIFICAND_BITS = FRACTION_BITS + 1
 #: Exponent field of an accumulator whose highest bit is bit 0: it counts 2^-24.
@@ -54,9 +55,11 @@ def fine(m: Module, held: Value, held_shifts: Value, sign: Value, name: str) -> 
     lowest, half, significand = shifted[0], shifted[1], shifted[2:]
     odd = significand[0]
     up = Mux(sign, half | (lowest & odd), half & (lowest | odd))
-    packed = Signal(31, name=f"packed_{name}")
-    exponent = LOWEST_EXPONENT + Cat(~shifts, ~held_shifts)
-    m.d.comb += packed.eq(Cat(significand[:-1], exponent) + up)
-    # No bit is set in the size of 0 and of -1.
-    tiny = Mux(sign, LOWEST_EXPONENT << FRACTION_BITS, 0)
-    return Cat(Mux(significand[-1], packed, tiny), sign)
+    # No bit is set in the size of 0 and of -1. The ones below -1 round up to the lowest exponent.
+    normal = significand[-1]
+    low = Mux(normal, LOWEST_EXPONENT, Mux(sign, LOWEST_EXPONENT - 1, 0))
+    # One adder for three numbers: what rounds up is carried out of an extra place.
+    number = Cat(C(1, 1), significand[:-1], ~shifts, ~held_shifts)
+    packed = Signal(RESULT_BITS, name=f"packed_{name}")
+    m.d.comb += packed.eq(number + Cat(up, C(0, FRACTION_BITS), low))
+    return Cat(packed[1:], sign)

@@ -88,8 +88,9 @@ class MACTile(wiring.Component):
         The vectors are columns, not rows.
     enables : In(max(rows, columns))
         Rows (columns) that are written; row r takes vector r modulo ``load_streams``.
-    weights : In(load_streams * max(rows, columns) * 8)
-        The vectors' bytes for this block.
+    weights : In(load_streams * max(rows, columns) * 8), twice that for digits
+        The vectors' bytes for this block. For digits first those of rows, then those of columns,
+        zero if they are not meant.
     install : In(1)
         Copy the buffer to the array.
     multiply : In(1)
@@ -117,7 +118,9 @@ class MACTile(wiring.Component):
                 "load": In(1),
                 "by_column": In(1),
                 "enables": In(longest),
-                "weights": In(config.load_streams * longest * BYTE),
+                "weights": In(
+                    (1 if config.digits == 1 else 2) * config.load_streams * longest * BYTE
+                ),
                 "install": In(1),
                 "multiply": In(1),
                 "more": In(1),
@@ -140,7 +143,13 @@ class MACTile(wiring.Component):
 
     def _load(self, m: Module, buffer: Sequence[Signal]) -> None:
         vectors, longest = self.config.load_streams, max(self.rows, self.columns)
-        arriving = [self.weights.word_select(i, longest * BYTE) for i in range(vectors)]
+        arriving = [
+            self.weights.word_select(i, longest * BYTE)
+            for i in range(len(self.weights) // (longest * BYTE))
+        ]
+        if self.config.digits > 1:
+            self._load_bytes(m, buffer, arriving[:vectors], arriving[vectors:])
+            return
         for k, row in enumerate(buffer):
             # One value for both orders: synthesis then finds one enable for each byte.
             new = Signal(len(row), name=f"new_{k}")
@@ -154,6 +163,21 @@ class MACTile(wiring.Component):
                 m.d.comb += new.eq(arriving[k % vectors])
                 with m.If(self.enables[k]):
                     m.d.sync += row.eq(new)
+
+    def _load_bytes(
+        self,
+        m: Module,
+        buffer: Sequence[Signal],
+        rows: Sequence[Value],
+        columns: Sequence[Value],
+    ) -> None:
+        """Load each byte from its row or its column, of which one is zero."""
+        for k, row in enumerate(buffer):
+            for n in range(self.columns):
+                own = rows[k % len(rows)].word_select(n, BYTE)
+                other = columns[n % len(columns)].word_select(k, BYTE)
+                with m.If(self.load & Mux(self.by_column, self.enables[n], self.enables[k])):
+                    m.d.sync += row.word_select(n, BYTE).eq(own | other)
 
     def _multiply(self, m: Module, array: Sequence[Signal]) -> None:
         bits, width = activation_bits(self.config, self.rows), sum_bits(self.rows)

@@ -14,11 +14,10 @@ from amaranth import *
 from amaranth.lib import memory
 
 from waterclock.rtl.mxm_lanes import ACC_BITS, RESULT_STREAMS, MXMLanes, extended
-from waterclock.rtl.mxm_round import coarse, fine, repeated
+from waterclock.rtl.mxm_round import RESULT_BITS, coarse, fine, repeated
 from waterclock.rtl.mxm_tile import BYTE, DIGIT_BITS, sum_bits, tile_size, total_of
-from waterclock.rtl.part import any_of
+from waterclock.rtl.part import any_of, gated
 
-RESULT_BITS = 32
 SIGNED_BITS = 12  #: of an activation before its exponent shifts it, in two's complement
 SHIFTED_BITS = SIGNED_BITS + DIGIT_BITS - 1  #: after a shift by less than a digit
 
@@ -80,7 +79,7 @@ class MXMTurnLanes(MXMLanes):
                     value = Signal(2 * BYTE, name=f"taken_{lane}", reset_less=True)
                     with m.If(self.fetch):
                         m.d.sync += value.eq(taken[lane])
-                raws.append(_in_turn(m, since[turn], value, f"raw_{lane}"))
+                raws.append(gated(m, since[turn], value, f"raw_{lane}"))
             raw = Signal(2 * BYTE, name=f"raws_{first}")
             m.d.comb += raw.eq(any_of(raws))
             # The last turn's is there when all lanes take theirs; the others wait.
@@ -126,8 +125,8 @@ class MXMTurnLanes(MXMLanes):
                 write.data.eq(total),
                 write.en.eq(since[turn + 1] & adding["written"][lane]),
             ]
-            sums.append(_in_turn(m, since[turn], value, f"sums_{lane}"))
-            before.append(_in_turn(m, since[turn] & self.add, read.data, f"before_{lane}"))
+            sums.append(gated(m, since[turn], value, f"sums_{lane}"))
+            before.append(gated(m, since[turn] & self.add, read.data, f"before_{lane}"))
         blocks = Signal(len(sums[0]), name=f"blocks_{name}")
         product, high = Signal(ACC_BITS, name=f"product_{name}"), adding["high"]
         parts = [extended(blocks.word_select(i, bits), ACC_BITS) for i in range(len(places))]
@@ -183,8 +182,8 @@ class MXMTurnLanes(MXMLanes):
         low, rounded = read.data[:RESULT_BITS], read.data[RESULT_BITS:]
         return any_of(
             [
-                _in_turn(m, self.emit & self.emit_i32, low, f"low_{lane}"),
-                _in_turn(m, self.emit & ~self.emit_i32, rounded, f"rounded_{lane}"),
+                gated(m, self.emit & self.emit_i32, low, f"low_{lane}"),
+                gated(m, self.emit & ~self.emit_i32, rounded, f"rounded_{lane}"),
             ]
         )
 
@@ -198,13 +197,6 @@ def _held(m: Module, take: Value, values: dict[str, Signal], name: str) -> dict[
     with m.If(take):
         m.d.sync += [register.eq(values[key]) for key, register in found.items()]
     return found
-
-
-def _in_turn(m: Module, turn: Value, value: Value, name: str) -> Signal:
-    """Return a register with ``value`` if it was its ``turn``, and else with zero."""
-    register = Signal(len(value), name=name, reset_less=True)
-    m.d.sync += register.eq(Mux(turn, value, 0))
-    return register
 
 
 def _shifted(m: Module, raw: Value, is_i8: Value, name: str) -> tuple[Value, Value]:

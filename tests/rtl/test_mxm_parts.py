@@ -18,7 +18,7 @@ from waterclock.isa.numerics import f16_to_fixed, fixed_to_f32
 from waterclock.isa.streams import Direction, stream
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
 from waterclock.rtl.mxm_core import core_parts
-from waterclock.rtl.mxm_feed import MXMFeed
+from waterclock.rtl.mxm_feed import MXMFeed, arrive_delay, load_delay, orders
 from waterclock.rtl.mxm_tile import (
     DIGIT_BITS,
     LARGEST_TILE,
@@ -67,6 +67,8 @@ def test_every_f16_is_brought_to_fixed_point(digits: int) -> None:
     config = lanes_config(digits)
     dut, size = core_parts(config)["mxm_lanes"], tile_size(config)
     bits = activation_bits(config, size)
+    # Cycles from taking out to what the array multiplies, but for the last one.
+    decoding = weights_at(config) + load_delay(config) - arrive_delay(config) - 1
     patterns = np.random.default_rng(5).permutation(1 << 16).astype(np.uint16)
 
     async def bench(ctx) -> None:
@@ -77,12 +79,7 @@ def test_every_f16_is_brought_to_fixed_point(digits: int) -> None:
                 dut.store_data,
                 int.from_bytes(raw.view(np.uint8).reshape(-1, 2).T.tobytes(), "little"),
             )
-            # A word of ABC is in its last stage before the array ``weights_at`` - 1 cycles later.
-            for port, later in (
-                (dut.store, 0),
-                (dut.fetch, weights_at(config) - 2),
-                (dut.decode, 0),
-            ):
+            for port, later in ((dut.store, 0), (dut.fetch, decoding - 1), (dut.decode, 0)):
                 ctx.set(port, 1)
                 await ctx.tick()
                 ctx.set(port, 0)
@@ -172,8 +169,9 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
         ctx.set(dut.load, 1)
         lines = array.T if by_column else array
         for index, line in enumerate(lines):
-            vectors = np.zeros((config.load_streams, longest), np.int64)
-            vectors[index % config.load_streams, : len(line)] = line
+            vectors = np.zeros((len(orders(config)), config.load_streams, longest), np.int64)
+            order = by_column % len(vectors)
+            vectors[order, index % config.load_streams, : len(line)] = line
             ctx.set(dut.weights, packed(vectors.ravel(), 8))
             ctx.set(dut.enables, 1 << index)
             await ctx.tick()
@@ -207,26 +205,35 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
     simulate(dut, bench)
 
 
-def test_a_feed_turns_the_vectors_to_their_places() -> None:
-    config = dataclasses.replace(NANO, superlanes=6, lanes=2, streams=12, load_streams=6)
+@pytest.mark.parametrize("digits", [1, 3])
+@pytest.mark.parametrize("vectors", [1, 4, 6])
+def test_a_feed_turns_the_vectors_to_their_places(vectors: int, digits: int) -> None:
+    config = dataclasses.replace(
+        NANO, superlanes=6, lanes=2, streams=12, load_streams=vectors, digits=digits
+    )
     dut = MXMFeed(config)
+    shape = (len(orders(config)), vectors, config.lanes)
     rng = np.random.default_rng(4)
 
     async def bench(ctx) -> None:
         for row in range(config.vector - config.load_streams + 1):
             for src in range(config.streams - config.load_streams + 1):
                 data = rng.integers(0, 256, (config.streams, config.lanes), np.uint8)
-                op = LW(row=row, src=stream(Direction.WEST, src), order=Order.ROWS)
+                order = int(rng.integers(len(Order)))
+                op = LW(row=row, src=stream(Direction.WEST, src), order=order)
                 ctx.set(dut.lw_in, op.encode())
                 await ctx.tick()
+                ctx.set(dut.lw_in, 0)
                 ctx.set(dut.streams, int.from_bytes(data.tobytes(), "little"))
+                await wait(ctx, load_delay(config))
+                assert ctx.get(dut.lw_late) == op.encode()
                 found = np.frombuffer(
-                    ctx.get(dut.weights).to_bytes(2 * config.load_streams, "little"), np.uint8
-                ).reshape(-1, config.lanes)
-                for i in range(config.load_streams):
-                    np.testing.assert_array_equal(
-                        found[(row + i) % config.load_streams], data[src + i]
-                    )
+                    ctx.get(dut.weights).to_bytes(int(np.prod(shape)), "little"), np.uint8
+                ).reshape(shape)
+                expected = np.zeros(shape, np.uint8)
+                for i in range(vectors):
+                    expected[order % shape[0], (row + i) % vectors] = data[src + i]
+                np.testing.assert_array_equal(found, expected)
 
     simulate(dut, bench)
 
