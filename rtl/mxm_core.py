@@ -26,7 +26,7 @@ from waterclock.isa.mxm import (
 )
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mxm_feed import arrive_delay, field, load_delay, orders
+from waterclock.rtl.mxm_feed import arrive_delay, field, load_delay, orders, present
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
 from waterclock.rtl.mxm_turns import MXMTurnLanes
@@ -137,7 +137,7 @@ class MXMCore(wiring.Component):
         # Bit n: an ABC was issued n + 1 cycles ago.
         first_pass = weights_at(config)
         recent = Signal(first_pass + config.digits - 2)
-        m.d.sync += recent.eq(Cat(abc.any(), recent)[: len(recent)])
+        m.d.sync += recent.eq(Cat(present(abc), recent)[: len(recent)])
         faults: list[tuple[str, Value]] = [
             (
                 "lw: ends beyond the vector",
@@ -224,11 +224,11 @@ class MXMCore(wiring.Component):
                 weights = Cat(rows, columns)
             places = [enables.word_select(block, size) for block in (i, j)]
             m.d.comb += [
-                tile["load"].eq(lw.any()),
+                tile["load"].eq(present(lw)),
                 tile["by_column"].eq(by_column),
                 tile["enables"].eq(places[0] if i == j else Mux(by_column, places[1], places[0])),
                 tile["weights"].eq(weights),
-                tile["install"].eq(iw.any()),
+                tile["install"].eq(present(iw)),
             ]
 
     def _arrive(self, m: Module, abl: Value, lanes: Sequence[Nets]) -> None:
@@ -238,7 +238,7 @@ class MXMCore(wiring.Component):
         for k, superlane in enumerate(lanes):
             own = newest if k == len(lanes) - 1 else held.word_select(k, width)
             m.d.comb += [
-                superlane["store"].eq(abl.any()),
+                superlane["store"].eq(present(abl)),
                 superlane["store_entry"].eq(field(abl, ABL, "entry")),
                 superlane["store_data"].eq(own),
             ]
@@ -261,7 +261,7 @@ class MXMCore(wiring.Component):
             before, decoding = decoding, Signal.like(abc, name=f"abc_decode_{cycle}")
             m.d.sync += decoding.eq(before)
         decode, passes, accumulate = Signal(), Signal(config.digits), Signal()
-        m.d.comb += decode.eq(decoding.any())
+        m.d.comb += decode.eq(present(decoding))
         m.d.sync += [
             passes.eq(Cat(decode, passes)[: config.digits]),
             accumulate.eq(passes[-1]),
@@ -275,7 +275,7 @@ class MXMCore(wiring.Component):
         for k, superlane in enumerate(lanes):
             columns = [divmod(n, size) for n in range(k * config.lanes, (k + 1) * config.lanes)]
             m.d.comb += [
-                superlane["fetch"].eq(abc.any()),
+                superlane["fetch"].eq(present(abc)),
                 superlane["fetch_entry"].eq(field(abc, ABC, "entry")),
                 superlane["fetch_i8"].eq(field(abc, ABC, "activation") == Activation.I8),
                 superlane["inside"].eq(inside.word_select(k, config.lanes)),
@@ -320,13 +320,13 @@ class MXMCore(wiring.Component):
         """Take an accumulator out, and hand its superlanes out one cycle after the other."""
         for superlane in lanes:
             m.d.comb += [
-                superlane["emit"].eq(acc.any()),
+                superlane["emit"].eq(present(acc)),
                 superlane["emit_entry"].eq(field(acc, ACC, "acc")),
                 superlane["emit_i32"].eq(field(acc, ACC, "result") == Result.I32),
             ]
         # What is certain of a legal code is constant: drivers need no logic for the rest.
         number = field(acc, ACC, "dst")[:ID_BITS]
-        control = Cat(acc.any(), number[RESULT_BITS:])
+        control = Cat(present(acc), number[RESULT_BITS:])
         results: Value = Cat(superlane["result"] for superlane in lanes)
         width = len(results) // len(lanes)
         first = acc_latency(self.config) - len(lanes) - 1
@@ -357,7 +357,7 @@ def _collected(
     held: Value = C(0, 0)
     for k, (word, operand) in enumerate(zip(words[:-1], operands[:-1], strict=True)):
         stage = Signal(len(held) + len(operand), name=f"{name}_{k}", reset_less=True)
-        with m.If(word.any()):
+        with m.If(present(word)):
             m.d.sync += stage.eq(Cat(held, operand))
         held = stage
     return held, operands[-1]

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from waterclock.isa.config import Config
 from waterclock.isa.mxm import ABL, LW, Order
-from waterclock.isa.spec import Instruction, word_bits
+from waterclock.isa.spec import OPCODE_BITS, Instruction, word_bits
 from waterclock.isa.streams import ID_BITS
 from waterclock.rtl.mxm_tile import BYTE
 from waterclock.rtl.part import any_of, gated
@@ -21,6 +21,11 @@ def field(word: Value, op: type[Instruction], name: str) -> Value:
     """Return an operand's field of an instruction word."""
     spec = next(spec for spec in op.operands if spec.name == name)
     return word[spec.low : spec.low + spec.bits]
+
+
+def present(word: Value) -> Value:
+    """Tell whether a word is an instruction; zero is none."""
+    return word[:OPCODE_BITS].any()
 
 
 def load_delay(config: Config) -> int:
@@ -102,9 +107,9 @@ class MXMFeed(wiring.Component):
         return [self.streams.word_select(i, width) for i in range(len(self.streams) // width)]
 
     def _multiplexed(self, m: Module) -> None:
-        with m.If(self.lw_out.any()):
+        with m.If(present(self.lw_out)):
             m.d.comb += self.weights.eq(Cat(self._turned(m, self._taken(m))))
-        with m.If(self.abl_out.any()), m.Switch(field(self.abl_out, ABL, "src")[1:ID_BITS]):
+        with m.If(present(self.abl_out)), m.Switch(field(self.abl_out, ABL, "src")[1:ID_BITS]):
             for number, pair in enumerate(self._streams(2)):
                 with m.Case(number):
                     m.d.comb += self.activations.eq(pair)
@@ -131,7 +136,7 @@ class MXMFeed(wiring.Component):
         ]
         weights: list[Value] = []
         for order in orders(self.config):
-            meant = later.any() & (field(later, LW, "order") == order)
+            meant = present(later) & (field(later, LW, "order") == order)
             for place in range(vectors):
                 name, further = f"weights_{order}_{place}", turned[(place + 1) % vectors]
                 even = gated(m, meant & ~odd, turned[place], f"{name}_even")
@@ -140,7 +145,7 @@ class MXMFeed(wiring.Component):
         pair = field(self.abl_out, ABL, "src")[1:ID_BITS]
         m.d.comb += self.activations.eq(
             any_of(
-                gated(m, self.abl_out.any() & (pair == number), value, f"activations_{number}")
+                gated(m, present(self.abl_out) & (pair == number), value, f"activations_{number}")
                 for number, value in enumerate(self._streams(2))
             )
         )
@@ -161,7 +166,8 @@ class MXMFeed(wiring.Component):
         row = _modulo(m, field(self.lw_out, LW, "row"), rows, vectors, "row")
         source = _modulo(m, field(self.lw_out, LW, "src")[:ID_BITS], sources, vectors, "source")
         turn = Signal(range(vectors))
-        m.d.comb += turn.eq(Mux(source >= row, source - row, source + vectors - row))
+        wrapped = vectors & (vectors - 1) == 0 or source >= row
+        m.d.comb += turn.eq(Mux(wrapped, source - row, source + vectors - row))
         return turn
 
     def _taken(self, m: Module) -> list[Value]:

@@ -114,31 +114,42 @@ class MXMLanes(wiring.Component):
         )
         return m
 
-    def _taken(self, m: Module) -> tuple[list[Value], Signal]:
-        """Add the activation buffer; return what is taken out for each lane, and its format."""
+    def _taken(self, m: Module, bits: int) -> tuple[list[list[Value]], Signal]:
+        """Add the activation buffer, in banks of 2^``bits`` entries.
+
+        Returns what each bank has for each lane, of which all but one are zero, and the format.
+        """
         lanes = self.config.lanes
-        m.submodules.buffer = buffer = memory.Memory(
-            shape=2 * lanes * BYTE, depth=self.config.act_entries, init=[]
-        )
-        write, read = buffer.write_port(), buffer.read_port(domain="comb")
-        m.d.comb += [
-            write.en.eq(self.store),
-            write.addr.eq(self.store_entry),
-            write.data.eq(self.store_data),
-            read.addr.eq(self.fetch_entry),
-        ]
         is_i8 = Signal()
         with m.If(self.fetch):
             m.d.sync += is_i8.eq(self.fetch_i8)
-        taken: list[Value] = []
-        for lane in range(lanes):
-            pair = Cat(read.data.word_select(i, BYTE) for i in (lane, lanes + lane))
-            taken.append(Mux(self.inside[lane], pair, 0))
+        taken: list[list[Value]] = []
+        for bank in range(-(-self.config.act_entries >> bits)):
+            m.submodules[f"buffer_{bank}"] = buffer = memory.Memory(
+                shape=2 * lanes * BYTE,
+                depth=min(self.config.act_entries - (bank << bits), 1 << bits),
+                init=[],
+            )
+            write, read = buffer.write_port(), buffer.read_port(domain="comb")
+            m.d.comb += [
+                write.en.eq(self.store & (self.store_entry[bits:] == bank)),
+                write.addr.eq(self.store_entry),
+                write.data.eq(self.store_data),
+                read.addr.eq(self.fetch_entry),
+            ]
+            here = self.fetch_entry[bits:] == bank
+            pairs = [
+                Cat(read.data.word_select(i, BYTE) for i in (lane, lanes + lane))
+                for lane in range(lanes)
+            ]
+            taken.append(
+                [Mux(self.inside[lane] & here, pair, 0) for lane, pair in enumerate(pairs)]
+            )
         return taken, is_i8
 
     def _activations(self, m: Module) -> None:
         """Bring what is taken out of the activation buffer to fixed point."""
-        taken, is_i8 = self._taken(m)
+        (taken,), is_i8 = self._taken(m, ceil_log2(self.config.act_entries))
         width = activation_bits(self.config, tile_size(self.config))
         for lane, value in enumerate(taken):
             raw = Signal(2 * BYTE, name=f"raw_{lane}", reset_less=True)

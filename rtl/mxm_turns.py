@@ -18,6 +18,8 @@ from waterclock.rtl.mxm_round import RESULT_BITS, coarse, fine, repeated
 from waterclock.rtl.mxm_tile import BYTE, DIGIT_BITS, sum_bits, tile_size, total_of
 from waterclock.rtl.part import any_of, gated
 
+#: Of an entry in a bank of the activation buffer: as deep as an FPGA's lookup tables.
+BANK_BITS = 4
 SIGNED_BITS = 12  #: of an activation before its exponent shifts it, in two's complement
 SHIFTED_BITS = SIGNED_BITS + DIGIT_BITS - 1  #: after a shift by less than a digit
 
@@ -60,7 +62,7 @@ class MXMTurnLanes(MXMLanes):
 
     def _activations(self, m: Module) -> None:
         """Bring what is taken out of the activation buffer to fixed point, digit by digit."""
-        taken, is_i8 = self._taken(m)
+        taken, is_i8 = self._taken(m, BANK_BITS)
         turns = self.config.digits
         # Bit i: something was taken out i cycles ago.
         since = Signal(turns + 1)
@@ -74,12 +76,13 @@ class MXMTurnLanes(MXMLanes):
             lanes = range(first, min(first + turns, self.config.lanes))
             raws: list[Value] = []
             for turn, lane in enumerate(lanes):
-                value = taken[lane]
-                if turn:
-                    value = Signal(2 * BYTE, name=f"taken_{lane}", reset_less=True)
-                    with m.If(self.fetch):
-                        m.d.sync += value.eq(taken[lane])
-                raws.append(gated(m, since[turn], value, f"raw_{lane}"))
+                for bank, values in enumerate(taken):
+                    value, name = values[lane], f"{lane}_{bank}"
+                    if turn:
+                        value = Signal(2 * BYTE, name=f"taken_{name}", reset_less=True)
+                        with m.If(self.fetch):
+                            m.d.sync += value.eq(values[lane])
+                    raws.append(gated(m, since[turn], value, f"raw_{name}"))
             raw = Signal(2 * BYTE, name=f"raws_{first}")
             m.d.comb += raw.eq(any_of(raws))
             # The last turn's is there when all lanes take theirs; the others wait.
