@@ -84,19 +84,21 @@ def _run_step(
     slices = plan.memory.plane_slices(plane)
     read = mem.read_latency(config)
     hops = [abs(column - mem_column(config, side, index)) for index in slices]
-    # The cycle of the first ABC; IW comes one cycle later and the last LW one before IW.
+    # IW comes as late after the first ABC as it may, and the last LW one cycle before IW.
+    late = mxm.weights_at(config) - 1
+    # The cycle of the first ABC.
     bound = max(
         earliest,
-        first_cycle(config) + read + max(hops) + loads,
-        step.tile.ready + read + max(hops) + loads - 1,
+        first_cycle(config) + read + max(hops) + loads + 1 - late,
+        step.tile.ready + read + max(hops) + loads - late,
         plan.last_abc[key] + config.digits,
-        plan.installed[key] + loads - 1,
+        plan.installed[key] + loads - late,
         _uses_bound(plan, key, step, config.digits, delay),
     )
     number = plane * config.load_streams
     for start in range(bound, bound + TRIES):
         trial = plan.trial()
-        times = [start + 1 - loads + j for j in range(loads)]
+        times = [start + late - loads + j for j in range(loads)]
         mask = mask_of(times)
         starts = [(offset, mem_column(config, side, index)) for offset, index in enumerate(slices)]
         rows = [step.tile.row + j for j in range(loads)]
@@ -121,8 +123,8 @@ def _run_step(
         part = (row - step.tile.row) * config.load_streams
         op = mxm.LW(row=part, src=code, order=step.tile.order)
         plan.issue("mxm_lw", side, plane, time, op, (step.tile.value,))
-    plan.issue("mxm_iw", side, plane, start + 1, mxm.IW())
-    plan.installed[key] = start + 1
+    plan.issue("mxm_iw", side, plane, start + late, mxm.IW())
+    plan.installed[key] = start + late
     cycle = start
     for use in step.uses:
         cycle = max(cycle, use.act.ready, _acc_bound(plan, key, use, delay))

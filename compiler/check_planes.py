@@ -24,7 +24,9 @@ def _plane(group: Group, issued: Issued) -> Ints:
 
 def _end(issued: Issued) -> int:
     """Return a cycle beyond all that these checks ask about."""
-    return int(issued.cycle.max(initial=0)) + mxm.WEIGHTS_AT + issued.config.digits + 1
+    return (
+        int(issued.cycle.max(initial=0)) + mxm.weights_at(issued.config) + issued.config.digits + 1
+    )
 
 
 def _found(held: Ints, mark: Ints) -> Ints:
@@ -54,7 +56,7 @@ def _check_weights(issued: Issued, violations: Violations) -> None:
         ),
     )
     history = History(_plane(install, issued), install.cycle, _end(issued))
-    plane, first = _plane(abc, issued), abc.cycle + mxm.WEIGHTS_AT
+    plane, first = _plane(abc, issued), abc.cycle + mxm.weights_at(config)
     at_first, at_last = (history.before(plane, cycle) for cycle in (first, first + digits - 1))
     array, meant = _found(tiles, at_first), abc.intents["weights"]
     violations.expect(

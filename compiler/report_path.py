@@ -346,7 +346,7 @@ def _weights(issued: Issued) -> list[_Edges]:
                 np.flatnonzero((group.side == side) & (group.unit == unit))
                 for group in (load, install, abc)
             )
-            last = np.searchsorted(install.cycle[iw], abc.cycle[use] + mxm.WEIGHTS_AT) - 1
+            last = np.searchsorted(install.cycle[iw], abc.cycle[use] + mxm.weights_at(config)) - 1
             use, last = use[last >= 0], last[last >= 0]
             filled = np.searchsorted(load.cycle[lw], install.cycle[iw][last])
             for back in range(1, loads + 1):

@@ -53,6 +53,7 @@ class Config:
     act_entries: int  #: vectors in a plane's activation buffer
     acc_entries: int  #: vectors in a plane's accumulators
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
+    sxm: bool  #: whether there are SXMs; without, their columns only pass streams on
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
     source: dataclasses.InitVar[str | None] = None  #: file or preset, for errors
@@ -119,6 +120,8 @@ def check(config: Config, source: str) -> None:
         fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
+    if not isinstance(config.sxm, bool):
+        fail("sxm", repr(config.sxm), "true or false")
     if not config.alus or len(config.alus) > 31:
         fail("alus", len(config.alus), "1 to 31 ALUs")
     for index, features in enumerate(config.alus):

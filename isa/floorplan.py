@@ -4,6 +4,8 @@ Columns are counted from the west edge; each is one stream register in either di
 
     MXM  SXM  MEM groups G-1 .. 0  VXM  MEM groups 0 .. G-1  SXM  MXM
 
+A chip without SXMs (``Config.sxm``) keeps their columns, so distances do not depend on it.
+
 A value moves one column a cycle. An eastward value met at column x in cycle t lies on the
 diagonal t - x, a westward one on t + x.
 """
@@ -50,7 +52,7 @@ def mem_column(config: Config, hemisphere: Hemisphere, slice_index: int) -> int:
 
 
 def sxm_column(config: Config, hemisphere: Hemisphere) -> int:
-    """Return the column of a hemisphere's SXM."""
+    """Return the column of a hemisphere's SXM, or where it would be."""
     return columns(config) - 2 if hemisphere is Hemisphere.EAST else 1
 
 
@@ -113,7 +115,7 @@ def queues(config: Config) -> tuple[Queue, ...]:
             for kind in MXM_KINDS:
                 column = mxm_column(config, side)
                 add(f"MXM_{letter}{plane}.{kind[4:]}", kind, column, side, plane)
-        for kind in SXM_KINDS:
+        for kind in SXM_KINDS if config.sxm else ():
             add(f"SXM_{letter}.{kind[4:]}", kind, sxm_column(config, side), side, 0)
     return tuple(found)
 

@@ -6,8 +6,8 @@ vectors of 16 bits; and ``acc_entries`` accumulators, vectors of 64-bit integers
 
 In cycle numbers of one plane: LW and ABL take effect at the end of their cycle, so an IW or ABC
 issued in the next cycle sees them. An IW issued in cycle t serves every ABC issued in t - 1 or
-later, because ABC samples the array ``WEIGHTS_AT`` cycles after issue. An ABC issued in cycle t
-has its sum in the accumulator for any ACC issued in t + ``acc_delay(config)`` or later.
+later: ABC samples the array ``weights_at(config)`` cycles after issue, 2 or more. An ABC issued
+in cycle t has its sum in the accumulator for any ACC issued in t + ``acc_delay(config)`` or later.
 """
 
 import enum
@@ -18,9 +18,6 @@ from waterclock.isa.streams import STREAM_BITS
 
 ENTRY_BITS = 6
 LANE_BITS = 9
-
-#: Cycles from the issue of an ABC to the first cycle in which it multiplies with the array.
-WEIGHTS_AT = 2
 
 
 class Order(enum.IntEnum):
@@ -65,14 +62,25 @@ def names(kind: type[enum.IntEnum]) -> tuple[str, ...]:
     return tuple(member.name for member in kind)
 
 
+def weights_at(config: Config) -> int:
+    """Return the cycles from an ABC to the first in which it multiplies with the array.
+
+    With activations in digits, lanes take turns to be brought to fixed point.
+    """
+    return 2 if config.digits == 1 else config.digits + 1
+
+
 def acc_delay(config: Config) -> int:
-    """Return the cycles from an ABC to the first ACC that sees its sum."""
-    return 3 + config.digits
+    """Return the cycles from an ABC to the first ACC that sees its sum.
+
+    With activations in digits, lanes take turns to be accumulated, and sums are rounded by then.
+    """
+    return 4 if config.digits == 1 else 3 * config.digits + 6
 
 
 def acc_latency(config: Config) -> int:
     """Return the cycles from ACC to its result on the streams; it crosses the superlanes."""
-    return config.superlanes + 3
+    return config.superlanes + (3 if config.digits == 1 else 1)
 
 
 @instruction("mxm_lw", 8)

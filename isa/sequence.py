@@ -172,8 +172,13 @@ def expand(
     Raises
     ------
     SequenceError
-        For words that no queue of that kind knows, and for every rule of ``isa/icu.py`` broken.
+        For words of queues that the chip does not have, for words that no queue of that kind
+        knows, and for every rule of ``isa/icu.py`` broken.
     """
+    numbers = range(len(queues(config)))
+    for index in programs:
+        if index not in numbers:
+            raise SequenceError(f"queue {index}: the chip has {len(numbers)} queues")
     walkers = {
         queue.index: _Walker(queue.name, queue.kind, programs[queue.index], start)
         for queue in queues(config)

@@ -36,7 +36,7 @@ def chip_parts(config: Config) -> dict[str, wiring.Component]:
         "stream_column": StreamColumn(config),
         **vxm_parts(config),
         **mxm_parts(config),
-        **sxm_parts(config),
+        **(sxm_parts(config) if config.sxm else {}),
         "host_port": HostPort(config),
     }
 
@@ -227,10 +227,19 @@ class Chip(wiring.Component):
     def _edges(
         self, m: Module, words: Words, east: list[list[Signal]], west: list[list[Signal]]
     ) -> None:
-        """Place each hemisphere's SXM and MXM, and the columns that they read and drive."""
+        """Place each hemisphere's SXM and MXM, and the columns that they read and drive.
+
+        Without an SXM nothing drives its column, whose inputs stay zero.
+        """
         for side in Hemisphere:
             letter = side.name[0].lower()
-            self._sxm(m, side, letter, words, east, west)
+            x = floorplan.sxm_column(self.config, side)
+            columns = [
+                self._column(m, f"sxm_column_{letter}", k, x, east, west)
+                for k in range(self.config.superlanes)
+            ]
+            if self.config.sxm:
+                self._sxm(m, side, letter, words, columns)
             self._mxm(m, side, letter, words, east, west)
 
     def _column(
@@ -259,15 +268,12 @@ class Chip(wiring.Component):
         side: Hemisphere,
         letter: str,
         words: Words,
-        east: list[list[Signal]],
-        west: list[list[Signal]],
+        columns: list[Nets],
     ) -> None:
-        config, x = self.config, floorplan.sxm_column(self.config, side)
-        m.submodules[f"sxm_{letter}"] = sxm = SXM(config)
+        m.submodules[f"sxm_{letter}"] = sxm = SXM(self.config)
         for kind in floorplan.SXM_KINDS:
             m.d.comb += getattr(sxm, kind.removeprefix("sxm_")).eq(words[kind, side, 0])
-        for k in range(config.superlanes):
-            column = self._column(m, f"sxm_column_{letter}", k, x, east, west)
+        for k, column in enumerate(columns):
             for way in ("east", "west"):
                 m.d.comb += getattr(sxm, f"{way}_{k}").eq(column[way])
                 for bus in (f"{way}_valid", f"{way}_data"):

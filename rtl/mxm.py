@@ -83,12 +83,15 @@ class MXMPlane(wiring.Component):
             m.d.comb += feed["streams"].eq(getattr(self, f"stream_{k}"))
             for name in ("weights", "activations"):
                 m.d.comb += core[f"{name}_{k}"].eq(feed[name])
+            if k == 0:
+                for queue in FEED_QUEUES:
+                    m.d.comb += core[f"{queue}_in"].eq(feed[f"{queue}_out"])
             for queue in FEED_QUEUES:
                 before = feeds[k - 1][f"{queue}_out"] if k else getattr(self, f"{queue}_in")
                 m.d.comb += feed[f"{queue}_in"].eq(before)
-                m.d.comb += core[f"{queue}_{k}"].eq(feed[f"{queue}_out"])
+                m.d.comb += core[f"{queue}_{k}"].eq(feed[f"{queue}_late"])
         for name, member in self.signature.members.items():
-            if name in core:
+            if name in core and name.removesuffix("_in") not in FEED_QUEUES:
                 inner, outer = core[name], getattr(self, name)
                 m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
         return m

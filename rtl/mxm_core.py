@@ -10,14 +10,29 @@ from amaranth.lib.wiring import In, Out
 
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import MXM_KINDS
-from waterclock.isa.mxm import ABC, ABL, ACC, IW, LW, Activation, Order, Result, Weight, Window
+from waterclock.isa.mxm import (
+    ABC,
+    ABL,
+    ACC,
+    IW,
+    LW,
+    Activation,
+    Order,
+    Result,
+    Weight,
+    Window,
+    acc_latency,
+    weights_at,
+)
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mxm_feed import field
-from waterclock.rtl.mxm_lanes import RESULT_STREAMS, ROUNDING, MXMLanes
+from waterclock.rtl.mxm_feed import arrive_delay, field, load_delay, orders, present
+from waterclock.rtl.mxm_lanes import RESULT_STREAMS, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
+from waterclock.rtl.mxm_turns import MXMTurnLanes
 from waterclock.rtl.part import Nets, instance
 
+RESULT_BITS = RESULT_STREAMS.bit_length() - 1  #: of a stream number, zero in that of a result
 QUEUES = {kind.removeprefix("mxm_"): kind for kind in MXM_KINDS}
 OPS = {"lw": LW, "iw": IW, "abl": ABL, "abc": ABC, "acc": ACC}
 FEED_QUEUES = ("lw", "abl")  # their words ripple through the feeds
@@ -26,7 +41,8 @@ FEED_QUEUES = ("lw", "abl")  # their words ripple through the feeds
 def core_parts(config: Config) -> dict[str, wiring.Component]:
     """Return what ``MXMCore`` wires instances of, by the name that it has to be converted with."""
     size = tile_size(config)
-    return {"mxm_lanes": MXMLanes(config), "mxm_mac_tile": MACTile(config, size, size)}
+    lanes = MXMLanes(config) if config.digits == 1 else MXMTurnLanes(config)
+    return {"mxm_lanes": lanes, "mxm_mac_tile": MACTile(config, size, size)}
 
 
 def result_ports(config: Config) -> dict[str, Out]:
@@ -49,29 +65,28 @@ class MXMCore(wiring.Component):
 
     Members
     -------
-    lw_{k}, abl_{k} : In(word bits)
-        Words issued in this cycle at superlane k.
-    weights_{k}, activations_{k} : In(load_streams * lanes * 8), In(2 * lanes * 8)
-        What superlane k's feed takes for them.
+    lw_in, abl_in : In(word bits)
+        Words issued in this cycle at superlane 0.
+    lw_{k}, abl_{k}, weights_{k}, activations_{k} : In
+        ``lw_late``, ``abl_late`` and the operands of superlane k's feed.
     iw_in, abc_in, acc_in, outward, error, result_valid_{k}, result_dst_{k}, result_{k}
         As in ``MXMPlane``.
 
     Timing
     ------
-    A word of superlane 0 acts S - 1 cycles after its issue, when superlane S - 1 has its own.
+    A word of superlane 0 acts S - 1 cycles after its issue, when superlane S - 1 has its own; IW
+    and ABC act as much later as the feeds' operands come.
     """
 
     def __init__(self, config: Config):
         self.config = config
         width = config.lanes * BYTE
         ports: dict[str, In | Out] = {
-            f"{queue}_in": In(word_bits(kind))
-            for queue, kind in QUEUES.items()
-            if queue not in FEED_QUEUES
+            f"{queue}_in": In(word_bits(kind)) for queue, kind in QUEUES.items()
         }
         for k in range(config.superlanes):
             ports |= {f"{queue}_{k}": In(word_bits(QUEUES[queue])) for queue in FEED_QUEUES}
-            ports[f"weights_{k}"] = In(config.load_streams * width)
+            ports[f"weights_{k}"] = In(len(orders(config)) * config.load_streams * width)
             ports[f"activations_{k}"] = In(2 * width)
         super().__init__(ports | result_ports(config) | {"outward": In(1), "error": Out(1)})
 
@@ -87,16 +102,16 @@ class MXMCore(wiring.Component):
             for i in blocks
             for j in blocks
         }
-        issued: dict[str, Value] = {queue: getattr(self, f"{queue}_0") for queue in FEED_QUEUES}
+        issued: dict[str, Value] = {queue: getattr(self, f"{queue}_in") for queue in FEED_QUEUES}
         later: dict[str, Value] = {queue: self._fed(queue)[-1] for queue in FEED_QUEUES}
-        for queue, kind in QUEUES.items():
-            if queue not in FEED_QUEUES:
-                word = getattr(self, f"{queue}_in")
-                for k in self._superlanes():
-                    before, word = word, Signal(word_bits(kind), name=f"{queue}_{k}")
-                    m.d.sync += word.eq(before)
-                    issued.setdefault(queue, word)
-                later[queue] = word
+        waits = {"iw": load_delay(self.config), "abc": arrive_delay(self.config), "acc": 0}
+        for queue, wait in waits.items():
+            word = getattr(self, f"{queue}_in")
+            for k in range(self.config.superlanes + wait):
+                before, word = word, Signal(word_bits(QUEUES[queue]), name=f"{queue}_{k}")
+                m.d.sync += word.eq(before)
+                issued.setdefault(queue, word)
+            later[queue] = word
         self._check(m, issued)
         self._load(m, later["lw"], later["iw"], tiles)
         self._arrive(m, later["abl"], lanes)
@@ -120,8 +135,9 @@ class MXMCore(wiring.Component):
         first, last = field(abc, ABC, "first"), field(abc, ABC, "last")
         outside = (first > last) | (last >= config.vector)
         # Bit n: an ABC was issued n + 1 cycles ago.
-        recent = Signal(config.digits)
-        m.d.sync += recent.eq(Cat(abc.any(), recent)[: config.digits])
+        first_pass = weights_at(config)
+        recent = Signal(first_pass + config.digits - 2)
+        m.d.sync += recent.eq(Cat(present(abc), recent)[: len(recent)])
         faults: list[tuple[str, Value]] = [
             (
                 "lw: ends beyond the vector",
@@ -139,8 +155,8 @@ class MXMCore(wiring.Component):
             ("acc: no such accumulator", field(acc, ACC, "acc") >= config.acc_entries),
             ("abc: no such weight", field(abc, ABC, "weight") > max(Weight)),
             ("abc: no such window", (window > max(Window)) | ((window != Window.ALL) & outside)),
-            ("abc: too close to the one before", recent[:-1].any()),
-            ("iw: changes the array under an abc", recent[1:].any()),
+            ("abc: too close to the one before", recent[: config.digits - 1].any()),
+            ("iw: changes the array under an abc", recent[first_pass - 1 :].any()),
         ]
         faults += [
             (f"{queue}: illegal instruction", issued[queue][:OPCODE_BITS] != op.opcode)
@@ -172,15 +188,16 @@ class MXMCore(wiring.Component):
         lanes, count = config.lanes, config.load_streams
         held, newest = _collected(m, self._fed("lw"), self._fed("weights"), "held_weights")
         step = gcd(size, lanes)  # lanes of one block and one superlane
+        both = orders(config)
 
-        def taken(vector: int, lane: int) -> Value:
+        def taken(order: int, vector: int, lane: int) -> Value:
             """Return ``step`` lanes of a vector."""
             k, lane = divmod(lane, lanes)
-            part = (vector * lanes + lane) // step
+            part = ((order * count + vector) * lanes + lane) // step
             return (
                 newest.word_select(part, step * BYTE)
                 if k == config.superlanes - 1
-                else held.word_select(k * count * lanes // step + part, step * BYTE)
+                else held.word_select(k * len(both) * count * lanes // step + part, step * BYTE)
             )
 
         row, by_column = field(lw, LW, "row"), Signal()
@@ -192,22 +209,26 @@ class MXMCore(wiring.Component):
             every = first == 0 and last == config.vector - count
             m.d.comb += enables[place].eq(1 if every else (row >= first) & (row <= last))
 
-        def bytes_for(lane_block: int, place_block: int) -> Value:
+        def bytes_for(order: int, lane_block: int, place_block: int) -> Value:
             return Cat(
-                taken(place % count, lane)
+                taken(order, place % count, lane)
                 for place in range(place_block * size, place_block * size + count)
                 for lane in range(lane_block * size, (lane_block + 1) * size, step)
             )
 
         for (i, j), tile in tiles.items():
-            rows, columns = bytes_for(j, i), bytes_for(i, j)
+            rows, columns = bytes_for(both[0], j, i), bytes_for(both[-1], i, j)
+            if len(both) == 1:
+                weights = rows if i == j else Mux(by_column, columns, rows)
+            else:
+                weights = Cat(rows, columns)
             places = [enables.word_select(block, size) for block in (i, j)]
             m.d.comb += [
-                tile["load"].eq(lw.any()),
+                tile["load"].eq(present(lw)),
                 tile["by_column"].eq(by_column),
                 tile["enables"].eq(places[0] if i == j else Mux(by_column, places[1], places[0])),
-                tile["weights"].eq(rows if i == j else Mux(by_column, columns, rows)),
-                tile["install"].eq(iw.any()),
+                tile["weights"].eq(weights),
+                tile["install"].eq(present(iw)),
             ]
 
     def _arrive(self, m: Module, abl: Value, lanes: Sequence[Nets]) -> None:
@@ -217,7 +238,7 @@ class MXMCore(wiring.Component):
         for k, superlane in enumerate(lanes):
             own = newest if k == len(lanes) - 1 else held.word_select(k, width)
             m.d.comb += [
-                superlane["store"].eq(abl.any()),
+                superlane["store"].eq(present(abl)),
                 superlane["store_entry"].eq(field(abl, ABL, "entry")),
                 superlane["store_data"].eq(own),
             ]
@@ -231,13 +252,17 @@ class MXMCore(wiring.Component):
     ) -> None:
         """Lead an ABC through its stages: fetch, decode, one pass or three, accumulate."""
         config, size = self.config, tile_size(self.config)
-        decoding, multiplying, accumulating = (
-            Signal.like(abc, name=f"abc_{stage}") for stage in ("decode", "multiply", "accumulate")
+        multiplying, accumulating = (
+            Signal.like(abc, name=f"abc_{stage}") for stage in ("multiply", "accumulate")
         )
+        decoding = abc
+        # An array that is installed later is multiplied with later.
+        for cycle in range(1, weights_at(config) + load_delay(config) - arrive_delay(config)):
+            before, decoding = decoding, Signal.like(abc, name=f"abc_decode_{cycle}")
+            m.d.sync += decoding.eq(before)
         decode, passes, accumulate = Signal(), Signal(config.digits), Signal()
-        m.d.comb += decode.eq(decoding.any())
+        m.d.comb += decode.eq(present(decoding))
         m.d.sync += [
-            decoding.eq(abc),
             passes.eq(Cat(decode, passes)[: config.digits]),
             accumulate.eq(passes[-1]),
         ]
@@ -250,7 +275,7 @@ class MXMCore(wiring.Component):
         for k, superlane in enumerate(lanes):
             columns = [divmod(n, size) for n in range(k * config.lanes, (k + 1) * config.lanes)]
             m.d.comb += [
-                superlane["fetch"].eq(abc.any()),
+                superlane["fetch"].eq(present(abc)),
                 superlane["fetch_entry"].eq(field(abc, ABC, "entry")),
                 superlane["fetch_i8"].eq(field(abc, ABC, "activation") == Activation.I8),
                 superlane["inside"].eq(inside.word_select(k, config.lanes)),
@@ -276,7 +301,7 @@ class MXMCore(wiring.Component):
         for (i, _), tile in tiles.items():
             m.d.comb += [
                 tile["multiply"].eq(passes.any()),
-                tile["again"].eq(passes[1:].any()),
+                tile["more"].eq(passes[:-1].any()),
                 tile["unsigned_weights"].eq(field(multiplying, ABC, "weight") == Weight.LOW),
                 tile["activations"].eq(Cat(activations[i * size : (i + 1) * size])),
             ]
@@ -285,7 +310,8 @@ class MXMCore(wiring.Component):
         """Return a bit for each lane: not outside the window, if it is a ``window`` one."""
         lanes = Signal(self.config.vector, name=f"window_{window.name.lower()}")
         free = field(abc, ABC, "window") != window
-        first, last = field(abc, ABC, "first"), field(abc, ABC, "last")
+        # Legal lanes need no more bits.
+        first, last = (field(abc, ABC, end)[: self.config.levels] for end in ("first", "last"))
         for lane in range(self.config.vector):
             m.d.comb += lanes[lane].eq(free | ((first <= lane) & (last >= lane)))
         return lanes
@@ -294,17 +320,20 @@ class MXMCore(wiring.Component):
         """Take an accumulator out, and hand its superlanes out one cycle after the other."""
         for superlane in lanes:
             m.d.comb += [
-                superlane["emit"].eq(acc.any()),
+                superlane["emit"].eq(present(acc)),
                 superlane["emit_entry"].eq(field(acc, ACC, "acc")),
                 superlane["emit_i32"].eq(field(acc, ACC, "result") == Result.I32),
             ]
-        control = Cat(acc.any(), field(acc, ACC, "dst"))
+        # What is certain of a legal code is constant: drivers need no logic for the rest.
+        number = field(acc, ACC, "dst")[:ID_BITS]
+        control = Cat(present(acc), number[RESULT_BITS:])
         results: Value = Cat(superlane["result"] for superlane in lanes)
         width = len(results) // len(lanes)
-        for cycle in range(ROUNDING + len(lanes) - 1):
+        first = acc_latency(self.config) - len(lanes) - 1
+        for cycle in range(first + len(lanes)):
             held = Signal(len(control), name=f"emit_{cycle}")
             m.d.sync += held.eq(control)
-            k = cycle - (ROUNDING - 1)
+            k = cycle - first
             if k > 0:
                 rest = Signal(len(results) - width, name=f"results_{k}", reset_less=True)
                 with m.If(control[0]):
@@ -312,8 +341,9 @@ class MXMCore(wiring.Component):
                 results = rest
             if k >= 0:
                 m.d.comb += [
-                    Cat(getattr(self, f"result_valid_{k}"), getattr(self, f"result_dst_{k}")).eq(
-                        held
+                    getattr(self, f"result_valid_{k}").eq(held[0]),
+                    getattr(self, f"result_dst_{k}").eq(
+                        Cat(C(0, RESULT_BITS), held[1:], ~self.outward)
                     ),
                     getattr(self, f"result_{k}").eq(results[:width]),
                 ]
@@ -327,7 +357,7 @@ def _collected(
     held: Value = C(0, 0)
     for k, (word, operand) in enumerate(zip(words[:-1], operands[:-1], strict=True)):
         stage = Signal(len(held) + len(operand), name=f"{name}_{k}", reset_less=True)
-        with m.If(word.any()):
+        with m.If(present(word)):
             m.d.sync += stage.eq(Cat(held, operand))
         held = stage
     return held, operands[-1]

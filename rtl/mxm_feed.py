@@ -1,20 +1,46 @@
-"""What one superlane of an MXM plane takes off the streams."""
+"""What one superlane of an MXM plane takes off the streams.
+
+With activations in digits an ABC is slower, so what it needs may come later, and the streams are
+not brought to their places by multiplexers but by registers that are zero unless they are meant,
+and an or: a third of the lookup tables of an FPGA.
+"""
 
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from waterclock.isa.config import Config
-from waterclock.isa.mxm import ABL, LW
-from waterclock.isa.spec import Instruction, word_bits
+from waterclock.isa.mxm import ABL, LW, Order
+from waterclock.isa.spec import OPCODE_BITS, Instruction, word_bits
 from waterclock.isa.streams import ID_BITS
 from waterclock.rtl.mxm_tile import BYTE
+from waterclock.rtl.part import any_of, gated
 
 
 def field(word: Value, op: type[Instruction], name: str) -> Value:
     """Return an operand's field of an instruction word."""
     spec = next(spec for spec in op.operands if spec.name == name)
     return word[spec.low : spec.low + spec.bits]
+
+
+def present(word: Value) -> Value:
+    """Tell whether a word is an instruction; zero is none."""
+    return word[:OPCODE_BITS].any()
+
+
+def load_delay(config: Config) -> int:
+    """Return the cycles from the issue of LW to its operands; IW has to wait as long."""
+    return 0 if config.digits == 1 else 2
+
+
+def arrive_delay(config: Config) -> int:
+    """Return the cycles from the issue of ABL to its operands; ABC has to wait as long."""
+    return 0 if config.digits == 1 else 1
+
+
+def orders(config: Config) -> tuple[Order, ...]:
+    """Return for what orders of LW there are operands, one for both, or zero in the other."""
+    return (Order.ROWS,) if config.digits == 1 else (Order.ROWS, Order.COLUMNS)
 
 
 class MXMFeed(wiring.Component):
@@ -31,16 +57,19 @@ class MXMFeed(wiring.Component):
         Words from the superlane before, or from the queues.
     lw_out, abl_out : Out(word bits)
         The words issued in this cycle, for the next superlane.
+    lw_late, abl_late : Out(word bits)
+        The words that the operands are those of.
     streams : In(streams * lanes * 8)
         Register of the column, outward direction.
-    weights : Out(load_streams * lanes * 8)
-        The vectors of the LW, so turned that place i is for rows i modulo ``load_streams``.
+    weights : Out(orders * load_streams * lanes * 8)
+        The vectors of the LW, so turned that place i is for rows i modulo ``load_streams``; for
+        each of ``orders``.
     activations : Out(2 * lanes * 8)
         The two streams of the ABL.
 
     Timing
     ------
-    The outputs belong to the words issued in this cycle.
+    The operands are there ``load_delay`` and ``arrive_delay`` cycles after the issue.
     """
 
     def __init__(self, config: Config):
@@ -50,10 +79,12 @@ class MXMFeed(wiring.Component):
             {
                 "lw_in": In(word_bits("mxm_lw")),
                 "lw_out": Out(word_bits("mxm_lw")),
+                "lw_late": Out(word_bits("mxm_lw")),
                 "abl_in": In(word_bits("mxm_abl")),
                 "abl_out": Out(word_bits("mxm_abl")),
+                "abl_late": Out(word_bits("mxm_abl")),
                 "streams": In(config.streams * width),
-                "weights": Out(config.load_streams * width),
+                "weights": Out(len(orders(config)) * config.load_streams * width),
                 "activations": Out(2 * width),
             }
         )
@@ -61,29 +92,126 @@ class MXMFeed(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.d.sync += [self.lw_out.eq(self.lw_in), self.abl_out.eq(self.abl_in)]
-        vectors, width = self.config.load_streams, self.config.lanes * BYTE
-        last = self.config.streams - vectors
-        taken = self.streams
-        if last:
-            taken = Signal(vectors * width)
-            number = field(self.lw_out, LW, "src")[:ID_BITS]
-            with m.If(self.lw_out.any()), m.Switch(number):
-                for first in range(last + 1):
-                    with m.Case(first):
-                        m.d.comb += taken.eq(self.streams[first * width :])
-        rows = range(self.config.vector - vectors + 1)
-        if len(rows) == 1:
-            m.d.comb += self.weights.eq(taken)
+        if self.config.digits == 1:
+            m.d.comb += [self.lw_late.eq(self.lw_out), self.abl_late.eq(self.abl_out)]
+            self._multiplexed(m)
         else:
-            with m.If(self.lw_out.any()), m.Switch(field(self.lw_out, LW, "row")):
-                for turn in range(min(vectors, len(rows))):
-                    with m.Case(*rows[turn::vectors]):
-                        places = [(place - turn) % vectors for place in range(vectors)]
-                        m.d.comb += self.weights.eq(
-                            Cat(taken.word_select(place, width) for place in places)
-                        )
-        with m.If(self.abl_out.any()), m.Switch(field(self.abl_out, ABL, "src")[1:ID_BITS]):
-            for pair in range(self.config.streams // 2):
-                with m.Case(pair):
-                    m.d.comb += self.activations.eq(self.streams.word_select(pair, 2 * width))
+            lw = Signal.like(self.lw_out, name="lw_turned")
+            m.d.sync += [lw.eq(self.lw_out), self.lw_late.eq(lw), self.abl_late.eq(self.abl_out)]
+            self._registered(m, lw)
         return m
+
+    def _streams(self, streams: int) -> list[Value]:
+        """Return the register of the column, so many streams at once."""
+        width = streams * self.config.lanes * BYTE
+        return [self.streams.word_select(i, width) for i in range(len(self.streams) // width)]
+
+    def _multiplexed(self, m: Module) -> None:
+        with m.If(present(self.lw_out)):
+            m.d.comb += self.weights.eq(Cat(self._turned(m, self._taken(m))))
+        with m.If(present(self.abl_out)), m.Switch(field(self.abl_out, ABL, "src")[1:ID_BITS]):
+            for number, pair in enumerate(self._streams(2)):
+                with m.Case(number):
+                    m.d.comb += self.activations.eq(pair)
+
+    def _registered(self, m: Module, later: Signal) -> None:
+        """Choose in two steps, in the cycle of the issue and in the next: ``later`` is LW then."""
+        vectors, streams, window = self.config.load_streams, self._streams(1), self._window()
+        turn = self._turn(m)
+        odd = Signal()
+        m.d.sync += odd.eq(turn[:1])
+        # All turns but the last one, if they are odd.
+        turned = [
+            any_of(
+                gated(
+                    m,
+                    window[number] & (turn[1:] == step // 2),
+                    streams[number],
+                    f"turned_{place}_{number}",
+                )
+                for step in range(0, vectors, 2)
+                for number in range((place + step) % vectors, len(streams), vectors)
+            )
+            for place in range(vectors)
+        ]
+        weights: list[Value] = []
+        for order in orders(self.config):
+            meant = present(later) & (field(later, LW, "order") == order)
+            for place in range(vectors):
+                name, further = f"weights_{order}_{place}", turned[(place + 1) % vectors]
+                even = gated(m, meant & ~odd, turned[place], f"{name}_even")
+                weights.append(even | gated(m, meant & odd, further, f"{name}_odd"))
+        m.d.comb += self.weights.eq(Cat(weights))
+        pair = field(self.abl_out, ABL, "src")[1:ID_BITS]
+        m.d.comb += self.activations.eq(
+            any_of(
+                gated(m, present(self.abl_out) & (pair == number), value, f"activations_{number}")
+                for number, value in enumerate(self._streams(2))
+            )
+        )
+
+    def _window(self) -> list[Value]:
+        """Return for each stream whether it is one that the LW takes."""
+        vectors, first = self.config.load_streams, field(self.lw_out, LW, "src")[:ID_BITS]
+        return [
+            first.matches(*range(max(number - vectors + 1, 0), number + 1))
+            for number in range(self.config.streams)
+        ]
+
+    def _turn(self, m: Module) -> Signal:
+        """Return how many places further down the vector for place 0 came."""
+        vectors = self.config.load_streams
+        rows = self.config.vector - vectors + 1
+        sources = self.config.streams - vectors + 1
+        row = _modulo(m, field(self.lw_out, LW, "row"), rows, vectors, "row")
+        source = _modulo(m, field(self.lw_out, LW, "src")[:ID_BITS], sources, vectors, "source")
+        turn = Signal(range(vectors))
+        wrapped = vectors & (vectors - 1) == 0 or source >= row
+        m.d.comb += turn.eq(Mux(wrapped, source - row, source + vectors - row))
+        return turn
+
+    def _taken(self, m: Module) -> list[Value]:
+        """Return the streams of the LW; the number of place i is i modulo ``load_streams``."""
+        vectors, width = self.config.load_streams, self.config.lanes * BYTE
+        streams = self._streams(1)
+        if len(streams) == vectors:
+            return streams
+        taken = [Signal(width, name=f"taken_{place}") for place in range(vectors)]
+        number = field(self.lw_out, LW, "src")[:ID_BITS]
+        for place, value in enumerate(taken):
+            candidates = streams[place::vectors]
+            m.d.comb += value.eq(candidates[-1])
+            for index, candidate in reversed(list(enumerate(candidates[:-1]))):
+                with m.If(number <= place + index * vectors):
+                    m.d.comb += value.eq(candidate)
+        return taken
+
+    def _turned(self, m: Module, taken: list[Value]) -> list[Value]:
+        """Return the streams of the LW in the order of the rows that they are for."""
+        vectors = self.config.load_streams
+        if vectors == len(self._streams(1)) == self.config.vector:
+            return taken
+        turn = self._turn(m)
+        values = taken
+        for bit, at in enumerate(turn):
+            turned = [values[(place + (1 << bit)) % vectors] for place in range(vectors)]
+            stage = [
+                Signal.like(value, name=f"turned_{place}_{bit}")
+                for place, value in enumerate(taken)
+            ]
+            m.d.comb += Cat(stage).eq(Mux(at, Cat(turned), Cat(values)))
+            values = stage
+        return values
+
+
+def _modulo(m: Module, value: Value, limit: int, modulus: int, name: str) -> Signal:
+    """Return a number below ``limit`` modulo ``modulus``."""
+    rest = Signal(range(modulus), name=f"{name}_rest")
+    if modulus & (modulus - 1):
+        with m.Switch(value):
+            for number in range(limit):
+                with m.Case(number):
+                    m.d.comb += rest.eq(number % modulus)
+    else:
+        m.d.comb += rest.eq(value)
+    return rest

@@ -1,18 +1,14 @@
 """What belongs to the lanes of an MXM plane: activations, accumulators and rounding."""
 
-from collections.abc import Sequence
-from functools import reduce
-from operator import or_
-
 from amaranth import *
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from waterclock.isa.config import Config
+from waterclock.rtl.mxm_round import coarse, fine, repeated
 from waterclock.rtl.mxm_tile import (
     BYTE,
-    DIGIT_BITS,
     FIXED_BITS,
     activation_bits,
     sum_bits,
@@ -22,28 +18,18 @@ from waterclock.rtl.mxm_tile import (
 
 ACC_BITS = 64
 RESULT_STREAMS = 4
-ROUNDING = 3  # cycles from taking an accumulator out to its result
-FRACTION_BITS = 23
-SIGNIFICAND_BITS = FRACTION_BITS + 1
-#: Exponent field of an accumulator whose highest bit is bit 0: it counts 2^-24.
-LOWEST_EXPONENT = 127 - 24
 
 
-def _repeated(bit: Value, count: int) -> Value:
-    """Return ``count`` copies of a bit; a simulator would take a ``Cat`` bit by bit."""
-    return Mux(bit, (1 << count) - 1, C(0, count))
-
-
-def _extended(value: Value, bits: int) -> Value:
+def extended(value: Value, bits: int) -> Value:
     """Return a number in two's complement with its sign extended."""
     more = bits - len(value)
-    return Cat(value, _repeated(value[-1], more)) if more else value
+    return Cat(value, repeated(value[-1], more)) if more else value
 
 
 def _negated_if(sign: Value, magnitude: Value, bits: int) -> Value:
     """Return the number, in two's complement of ``bits`` bits."""
     padded = Cat(magnitude, C(0, bits - len(magnitude)))
-    return ((padded ^ _repeated(sign, bits)) + sign)[:bits]
+    return ((padded ^ repeated(sign, bits)) + sign)[:bits]
 
 
 def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
@@ -51,50 +37,13 @@ def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
     fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
     normal = exponent.any()
     magnitude = (Cat(fraction, normal) << (exponent - normal)[:5])[: FIXED_BITS - 1]
-    return Mux(is_i8, _extended(raw[:BYTE], bits), _negated_if(sign, magnitude, bits))
-
-
-def _digit(raw: Value, is_i8: Value, place: Sequence[Value]) -> Value:
-    """Return digit i, if ``place[i]``, of what ``_fixed`` returns; it has the sign of the whole."""
-    fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
-    normal = exponent.any()
-    significand = Cat(fraction, normal)
-    # Bits are counted from the lowest place in which the significand still reaches the digit.
-    lowest = len(significand) - 1
-    offsets = (C(lowest - DIGIT_BITS * i, signed(7)) for i in range(len(place)))
-    offset = reduce(
-        or_, (Mux(at, x, C(0, signed(7))) for at, x in zip(place, offsets, strict=True))
-    )
-    above = exponent - normal + offset
-    placed = (significand << above[:5])[lowest : lowest + DIGIT_BITS]
-    digit = _negated_if(sign, Mux(above[5:].any(), 0, placed), DIGIT_BITS + 1)
-    return Mux(is_i8, Mux(place[0], _extended(raw[:BYTE], DIGIT_BITS + 1), 0), digit)
-
-
-def _normalised(
-    m: Module, value: Value, sign: Value, steps: Sequence[int], name: str
-) -> tuple[Signal, Value]:
-    """Shift left by the sum of those ``steps`` (descending) that lose only zeros.
-
-    Copies of ``sign`` enter. Returns the highest bits, as many as a float can need after steps
-    below the last, above one that stands for all others: it is ``sign`` if they all are; and one
-    bit for each step, the first step's highest.
-    """
-    taken: list[Value] = []
-    for step in steps:
-        zeros = Signal(name=f"{name}_zeros_{step}")
-        m.d.comb += zeros.eq(~value[-step:].any())
-        shifted = Mux(zeros, Cat(_repeated(sign, step), value[:-step]), value)
-        rest = len(value) - (SIGNIFICAND_BITS + 1 + step - 1)
-        value = Signal(len(value) - rest + 1, name=f"{name}_{step}")
-        lowest = Mux(sign, shifted[:rest].all(), shifted[:rest].any())
-        m.d.comb += value.eq(Cat(lowest, shifted[rest:]))
-        taken.insert(0, zeros)
-    return value, Cat(taken)
+    return Mux(is_i8, extended(raw[:BYTE], bits), _negated_if(sign, magnitude, bits))
 
 
 class MXMLanes(wiring.Component):
     """One superlane of a plane: activation buffer, accumulators and rounding of its lanes.
+
+    This one is for whole activations: see ``MXMTurnLanes`` for digits.
 
     Parameters
     ----------
@@ -119,7 +68,7 @@ class MXMLanes(wiring.Component):
     emit, emit_entry, emit_i32 : In(1), In, In(1)
         Take an accumulator out, in this format.
     result : Out(4 * lanes * 8)
-        The four bytes of all lanes, ``ROUNDING`` cycles later.
+        The four bytes of all lanes, ``acc_latency`` - ``superlanes`` cycles later.
     """
 
     def __init__(self, config: Config):
@@ -165,39 +114,49 @@ class MXMLanes(wiring.Component):
         )
         return m
 
-    def _activations(self, m: Module) -> None:
-        """Add the activation buffer, and bring what is taken out to fixed point."""
-        lanes, size = self.config.lanes, tile_size(self.config)
-        m.submodules.buffer = buffer = memory.Memory(
-            shape=2 * lanes * BYTE, depth=self.config.act_entries, init=[]
-        )
-        write, read = buffer.write_port(), buffer.read_port(domain="comb")
-        m.d.comb += [
-            write.en.eq(self.store),
-            write.addr.eq(self.store_entry),
-            write.data.eq(self.store_data),
-            read.addr.eq(self.fetch_entry),
-        ]
+    def _taken(self, m: Module, bits: int) -> tuple[list[list[Value]], Signal]:
+        """Add the activation buffer, in banks of 2^``bits`` entries.
+
+        Returns what each bank has for each lane, of which all but one are zero, and the format.
+        """
+        lanes = self.config.lanes
         is_i8 = Signal()
         with m.If(self.fetch):
             m.d.sync += is_i8.eq(self.fetch_i8)
-        digits = self.config.digits
-        # Bit i: digit i is decoded in this cycle, the highest one first.
-        place = Signal(digits)
-        m.d.comb += place[-1].eq(self.decode)
-        if digits > 1:
-            lower = Signal(digits - 1)
-            m.d.sync += lower.eq(place[1:])
-            m.d.comb += place[:-1].eq(lower)
-        width = activation_bits(self.config, size)
-        for lane in range(lanes):
+        taken: list[list[Value]] = []
+        for bank in range(-(-self.config.act_entries >> bits)):
+            m.submodules[f"buffer_{bank}"] = buffer = memory.Memory(
+                shape=2 * lanes * BYTE,
+                depth=min(self.config.act_entries - (bank << bits), 1 << bits),
+                init=[],
+            )
+            write, read = buffer.write_port(), buffer.read_port(domain="comb")
+            m.d.comb += [
+                write.en.eq(self.store & (self.store_entry[bits:] == bank)),
+                write.addr.eq(self.store_entry),
+                write.data.eq(self.store_data),
+                read.addr.eq(self.fetch_entry),
+            ]
+            here = self.fetch_entry[bits:] == bank
+            pairs = [
+                Cat(read.data.word_select(i, BYTE) for i in (lane, lanes + lane))
+                for lane in range(lanes)
+            ]
+            taken.append(
+                [Mux(self.inside[lane] & here, pair, 0) for lane, pair in enumerate(pairs)]
+            )
+        return taken, is_i8
+
+    def _activations(self, m: Module) -> None:
+        """Bring what is taken out of the activation buffer to fixed point."""
+        (taken,), is_i8 = self._taken(m, ceil_log2(self.config.act_entries))
+        width = activation_bits(self.config, tile_size(self.config))
+        for lane, value in enumerate(taken):
             raw = Signal(2 * BYTE, name=f"raw_{lane}", reset_less=True)
-            pair = Cat(read.data.word_select(i, BYTE) for i in (lane, lanes + lane))
-            taken = Mux(self.inside[lane], pair, 0)
-            m.d.sync += raw.eq(Mux(self.fetch, taken, raw))
-            new = _fixed(raw, is_i8, width) if digits == 1 else _digit(raw, is_i8, place)
+            m.d.sync += raw.eq(Mux(self.fetch, value, raw))
             activation = Signal(width, name=f"activation_{lane}", reset_less=True)
-            m.d.sync += activation.eq(Mux(place.any(), new, activation))
+            new = _fixed(raw, is_i8, width)
+            m.d.sync += activation.eq(Mux(self.decode, new, activation))
             m.d.comb += self.activations.word_select(lane, width).eq(activation)
 
     def _accumulator(self, m: Module, lane: int) -> Signal:
@@ -209,7 +168,7 @@ class MXMLanes(wiring.Component):
         taken = accumulator.read_port(domain="comb")
         bits, total = sum_bits(tile_size(self.config)), Signal(ACC_BITS, name=f"total_{lane}")
         places = range(lane * bits, len(self.sums), self.config.lanes * bits)
-        blocks = [_extended(self.sums[low : low + bits], ACC_BITS) for low in places]
+        blocks = [extended(self.sums[low : low + bits], ACC_BITS) for low in places]
         before = Mux(self.add, read.data, 0)
         m.d.comb += [
             total.eq(total_of(blocks, ACC_BITS)),
@@ -226,33 +185,19 @@ class MXMLanes(wiring.Component):
     def _rounded(
         self, m: Module, lane: int, value: Signal, emitting: Signal, i32: Signal
     ) -> Signal:
-        """Return the register with the 32 bits of a result, two cycles after its ``value``.
-
-        A negative value is normalised as its ones' complement, magnitude - 1, with ones below;
-        rounding adds the one that is missing, so that no 64-bit negation is needed.
-        """
+        """Return the register with the 32 bits of a result, two cycles after its ``value``."""
         sign = Signal(name=f"sign_{lane}", reset_less=True)
-        size = value ^ _repeated(value[-1], ACC_BITS)
-        coarse, shifts = _normalised(m, size, value[-1], (32, 16, 8), f"coarse_{lane}")
+        rounded, shifts = coarse(m, value, str(lane))
         # The low bits for I32, or else the highest bits, to be shifted by less than 8.
-        held = Signal(len(coarse), name=f"held_{lane}", reset_less=True)
+        held = Signal(len(rounded), name=f"held_{lane}", reset_less=True)
         held_shifts = Signal(len(shifts), name=f"shifts_{lane}", reset_less=True)
         with m.If(emitting[0]):
             m.d.sync += [
-                held.eq(Mux(i32[0], value[: len(held)], coarse)),
+                held.eq(Mux(i32[0], value[: len(held)], rounded)),
                 held_shifts.eq(shifts),
                 sign.eq(value[-1]),
             ]
-        fine, shifts = _normalised(m, held, sign, (4, 2, 1), f"fine_{lane}")
-        lowest, half, significand = fine[0], fine[1], fine[2:]
-        odd = significand[0]
-        up = Mux(sign, half | (lowest & odd), half & (lowest | odd))
-        packed = Signal(31, name=f"packed_{lane}")
-        exponent = LOWEST_EXPONENT + Cat(~shifts, ~held_shifts)
-        m.d.comb += packed.eq(Cat(significand[:-1], exponent) + up)
-        # No bit is set in the size of 0 and of -1.
-        tiny = Mux(sign, LOWEST_EXPONENT << FRACTION_BITS, 0)
-        f32 = Cat(Mux(significand[-1], packed, tiny), sign)
+        f32 = fine(m, held, held_shifts, sign, str(lane))
         result = Signal(32, name=f"result_{lane}", reset_less=True)
         m.d.sync += result.eq(Mux(emitting[1], Mux(i32[1], held[:32], f32), result))
         return result

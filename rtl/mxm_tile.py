@@ -31,7 +31,7 @@ def activation_bits(config: Config, rows: int) -> int:
 
     A whole activation comes with its sign extended to the width of the sum: arithmetic is modulo
     a power of two then and needs no signs, which a simulator computes four times as fast. A
-    digit has a sign bit, which only that of the first pass uses.
+    digit has a sign bit, which only the highest one uses.
     """
     return sum_bits(rows) if config.digits == 1 else DIGIT_BITS + 1
 
@@ -69,8 +69,9 @@ def carried_total(m: Module, terms: Sequence[Value], width: int, name: str) -> V
 class MACTile(wiring.Component):
     """A block of the array: double-buffered weights and a multiplier for each.
 
-    The multipliers take the weights as unsigned bytes. A signed weight w enters as w + 128, and
-    128 times the sum of the activations is taken off again, once for all columns.
+    The multipliers of whole activations take the weights as unsigned bytes. A signed weight w
+    enters as w + 128, and 128 times the sum of the activations is taken off again, once for all
+    columns. Those of digits are signed.
 
     Parameters
     ----------
@@ -87,14 +88,15 @@ class MACTile(wiring.Component):
         The vectors are columns, not rows.
     enables : In(max(rows, columns))
         Rows (columns) that are written; row r takes vector r modulo ``load_streams``.
-    weights : In(load_streams * max(rows, columns) * 8)
-        The vectors' bytes for this block.
+    weights : In(load_streams * max(rows, columns) * 8), twice that for digits
+        The vectors' bytes for this block. For digits first those of rows, then those of columns,
+        zero if they are not meant.
     install : In(1)
         Copy the buffer to the array.
     multiply : In(1)
         ``activations`` are valid.
-    again : In(1)
-        They are a further, lower digit of the activations before.
+    more : In(1)
+        They are a digit, and the next higher one follows in the next cycle.
     unsigned_weights : In(1)
         Weights count as 0 to 255.
     activations : In(rows * activation_bits)
@@ -116,10 +118,12 @@ class MACTile(wiring.Component):
                 "load": In(1),
                 "by_column": In(1),
                 "enables": In(longest),
-                "weights": In(config.load_streams * longest * BYTE),
+                "weights": In(
+                    (1 if config.digits == 1 else 2) * config.load_streams * longest * BYTE
+                ),
                 "install": In(1),
                 "multiply": In(1),
-                "again": In(1),
+                "more": In(1),
                 "unsigned_weights": In(1),
                 "activations": In(rows * activation_bits(config, rows)),
                 "sums": Out(columns * sum_bits(rows)),
@@ -139,7 +143,13 @@ class MACTile(wiring.Component):
 
     def _load(self, m: Module, buffer: Sequence[Signal]) -> None:
         vectors, longest = self.config.load_streams, max(self.rows, self.columns)
-        arriving = [self.weights.word_select(i, longest * BYTE) for i in range(vectors)]
+        arriving = [
+            self.weights.word_select(i, longest * BYTE)
+            for i in range(len(self.weights) // (longest * BYTE))
+        ]
+        if self.config.digits > 1:
+            self._load_bytes(m, buffer, arriving[:vectors], arriving[vectors:])
+            return
         for k, row in enumerate(buffer):
             # One value for both orders: synthesis then finds one enable for each byte.
             new = Signal(len(row), name=f"new_{k}")
@@ -154,34 +164,72 @@ class MACTile(wiring.Component):
                 with m.If(self.enables[k]):
                     m.d.sync += row.eq(new)
 
+    def _load_bytes(
+        self,
+        m: Module,
+        buffer: Sequence[Signal],
+        rows: Sequence[Value],
+        columns: Sequence[Value],
+    ) -> None:
+        """Load each byte from its row or its column, of which one is zero."""
+        for k, row in enumerate(buffer):
+            for n in range(self.columns):
+                own = rows[k % len(rows)].word_select(n, BYTE)
+                other = columns[n % len(columns)].word_select(k, BYTE)
+                with m.If(self.load & Mux(self.by_column, self.enables[n], self.enables[k])):
+                    m.d.sync += row.word_select(n, BYTE).eq(own | other)
+
     def _multiply(self, m: Module, array: Sequence[Signal]) -> None:
         bits, width = activation_bits(self.config, self.rows), sum_bits(self.rows)
-        whole = self.config.digits == 1
-        # Of three passes, each sum is small; the register then takes the passes together.
-        partial = width if whole else bits + BYTE + ceil_log2(self.rows)
-        activations = [
-            Signal(bits if whole else signed(bits), name=f"activation_{k}")
-            for k in range(self.rows)
-        ]
-        m.d.comb += Cat(activations).eq(self.activations)
-        flip, excess = Signal(BYTE), Signal(partial)
-        offset = total_of(activations, partial) << BYTE - 1
+        activations = [self.activations.word_select(k, bits) for k in range(self.rows)]
+        if self.config.digits == 1:
+            self._multiply_whole(m, activations, array, width)
+        else:
+            self._multiply_digits(m, activations, array, width)
+
+    def _multiply_whole(
+        self, m: Module, activations: Sequence[Value], array: Sequence[Signal], width: int
+    ) -> None:
+        flip, excess = Signal(BYTE), Signal(width)
+        offset = total_of(activations, width) << BYTE - 1
         m.d.comb += [
             flip.eq(Mux(self.unsigned_weights, 0, 1 << BYTE - 1)),
             # Not an If: a simulator evaluates what stands in a Mux only when it is chosen.
-            excess.eq(Mux(self.multiply & ~self.unsigned_weights, -_cut(offset, partial), 0)),
+            excess.eq(Mux(self.multiply & ~self.unsigned_weights, -_cut(offset, width), 0)),
         ]
         for n in range(self.columns):
             products = [
-                _cut(activation * (row.word_select(n, BYTE) ^ flip), partial)
+                _cut(activation * (row.word_select(n, BYTE) ^ flip), width)
                 for activation, row in zip(activations, array, strict=True)
             ]
             register = Signal(width, name=f"sum_{n}", reset_less=True)
-            if whole:
-                new = total_of([*products, excess], partial)
-            else:
-                new = carried_total(m, [*products, excess], partial, f"total_{n}").as_signed()
-                before = Mux(self.again, Cat(C(0, DIGIT_BITS), register[:-DIGIT_BITS]), 0)
-                new = (before + new)[:width]
+            new = total_of([*products, excess], width)
             m.d.sync += register.eq(Mux(self.multiply, new, register))
             m.d.comb += self.sums[n * width : (n + 1) * width].eq(register)
+
+    def _multiply_digits(
+        self, m: Module, activations: Sequence[Value], array: Sequence[Signal], width: int
+    ) -> None:
+        """Multiply with one digit after the other, the lowest first, like long multiplication.
+
+        The low digits of a sum are final after their pass; what is above them is carried.
+        """
+        partial = DIGIT_BITS + 1 + BYTE + ceil_log2(self.rows)
+        for n in range(self.columns):
+            products: list[Value] = []
+            for activation, row in zip(activations, array, strict=True):
+                byte = row.word_select(n, BYTE)
+                weight = Cat(byte, byte[-1] & ~self.unsigned_weights).as_signed()
+                product = activation.as_signed() * weight
+                # The size of a digit is below 2^DIGIT_BITS, that of a weight below 2^BYTE.
+                products.append(product[: DIGIT_BITS + BYTE + 1].as_signed())
+            carry = Signal(signed(partial - DIGIT_BITS), name=f"carry_{n}")
+            new = carried_total(m, [*products, carry], partial, f"total_{n}")
+            m.d.sync += carry.eq(Mux(self.multiply & self.more, new[DIGIT_BITS:], 0))
+            digits = [
+                Signal(size, name=f"sum_{n}_{i}", reset_less=True)
+                for i, size in enumerate([DIGIT_BITS] * (self.config.digits - 1) + [partial])
+            ]
+            with m.If(self.multiply):
+                m.d.sync += Cat(digits).eq(Cat(digits[1:-1], digits[-1][:DIGIT_BITS], new))
+            m.d.comb += self.sums[n * width : (n + 1) * width].eq(Cat(digits))

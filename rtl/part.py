@@ -1,7 +1,7 @@
 """Parts of the chip that are converted once and instanced: the tile style of this generator."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import reduce
 
 from amaranth import *
@@ -11,9 +11,19 @@ from amaranth.lib.wiring import In
 Nets = dict[str, Signal]
 
 
-def any_of(values: Sequence[Value]) -> Value:
+def any_of(values: Iterable[Value]) -> Value:
     """Return the bitwise or of ``values``."""
     return reduce(operator.or_, values)
+
+
+def gated(m: Module, condition: Value, value: Value, name: str) -> Signal:
+    """Return a register with ``value`` of the cycle before, or zero without the ``condition``.
+
+    Flip-flops have a reset, so an FPGA needs one lookup table for several of these and their or.
+    """
+    register = Signal(len(value), name=name, reset_less=True)
+    m.d.sync += register.eq(Mux(condition, value, 0))
+    return register
 
 
 def instance(

@@ -133,7 +133,7 @@ class Golden:
             for side in Hemisphere
             for plane in range(config.planes)
         }
-        self.sxm = {side: SXM(config, side) for side in Hemisphere}
+        self.sxm = {side: SXM(config, side) for side in Hemisphere if config.sxm}
         self._plans: dict[int, tuple[list[tuple[int, int, Instruction]], int]] = {}
         self._ports = [
             Column(self.streams, config, queue.column, queue.name) for queue in queues(config)

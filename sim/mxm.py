@@ -17,7 +17,6 @@ from waterclock.isa.mxm import (
     ACC,
     IW,
     LW,
-    WEIGHTS_AT,
     Activation,
     Order,
     Result,
@@ -25,6 +24,7 @@ from waterclock.isa.mxm import (
     Window,
     acc_delay,
     acc_latency,
+    weights_at,
 )
 from waterclock.isa.numerics import f16_to_fixed, fixed_to_f32
 from waterclock.isa.spec import Instruction
@@ -145,7 +145,7 @@ class Plane:
             self._activations[entry] = vector
         self._arrivals.clear()
         for product in self._products:
-            if product.sums is None and product.cycle + WEIGHTS_AT <= cycle:
+            if product.sums is None and product.cycle + weights_at(self.config) <= cycle:
                 if self._array is None:
                     raise self._hazard(f"the abc of cycle {product.cycle} found no array installed")
                 product.sums = product.activations @ self._array.weights(product.op.weight)
@@ -193,8 +193,9 @@ class Plane:
 
     def _sampled(self, cycle: int) -> None:
         """Check that no ABC is in its passes when the array changes at the end of ``cycle``."""
+        first = weights_at(self.config)
         for product in self._products:
-            if product.cycle + WEIGHTS_AT <= cycle <= product.cycle + self.config.digits:
+            if first <= cycle - product.cycle <= first + self.config.digits - 2:
                 raise self._hazard(f"iw changes the array under the abc of cycle {product.cycle}")
 
     def _multiply(self, cycle: int, op: ABC) -> None:

@@ -157,9 +157,9 @@ def test_checkpoint_is_no_program(metadata, tmp_path):
 
 def test_program_of_another_version_is_a_mistake(program, saved, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(program_module, "VERSION", 2)
+        patch.setattr(program_module, "VERSION", 3)
         save_program(program, saved)
-    expected = "version: found 2, this Waterclock reads version 1: compile the model again"
+    expected = "version: found 3, this Waterclock reads version 2: compile the model again"
     assert mistake(saved) == expected
 
 

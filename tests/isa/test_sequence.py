@@ -68,6 +68,12 @@ def test_queue_without_words_is_left_out():
     assert set(expand(CONFIG, {FIRST.index: np.zeros(0, np.uint64)})) == {FIRST.index}
 
 
+@pytest.mark.parametrize("index", [-1, len(NAMES)])
+def test_queue_that_the_chip_does_not_have_is_a_mistake(index):
+    with pytest.raises(SequenceError, match=rf"^queue {index}: the chip has {len(NAMES)} queues$"):
+        expand(CONFIG, {index: np.zeros(1, np.uint64)})
+
+
 def test_launch_begins_at_the_given_word():
     text = f"{READ}; halt; nop count=3; read addr=20, dst=E0"
     assert issued(text, start=2) == [(3, 20)]

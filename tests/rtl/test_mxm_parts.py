@@ -13,12 +13,12 @@ from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
 from waterclock.isa.config import PRESETS, Config, load_config
-from waterclock.isa.mxm import LW, Order
+from waterclock.isa.mxm import LW, Order, acc_delay, acc_latency, weights_at
 from waterclock.isa.numerics import f16_to_fixed, fixed_to_f32
 from waterclock.isa.streams import Direction, stream
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
-from waterclock.rtl.mxm_feed import MXMFeed
-from waterclock.rtl.mxm_lanes import MXMLanes
+from waterclock.rtl.mxm_core import core_parts
+from waterclock.rtl.mxm_feed import MXMFeed, arrive_delay, load_delay, orders
 from waterclock.rtl.mxm_tile import (
     DIGIT_BITS,
     LARGEST_TILE,
@@ -53,6 +53,11 @@ def simulate(dut: Elaboratable, bench) -> None:
     simulator.run()
 
 
+async def wait(ctx, cycles: int) -> None:
+    for _ in range(cycles):
+        await ctx.tick()
+
+
 def lanes_config(digits: int) -> Config:
     return dataclasses.replace(NANO, superlanes=1, lanes=4, load_streams=4, digits=digits)
 
@@ -60,8 +65,10 @@ def lanes_config(digits: int) -> Config:
 @pytest.mark.parametrize("digits", [1, 3])
 def test_every_f16_is_brought_to_fixed_point(digits: int) -> None:
     config = lanes_config(digits)
-    dut, size = MXMLanes(config), tile_size(config)
+    dut, size = core_parts(config)["mxm_lanes"], tile_size(config)
     bits = activation_bits(config, size)
+    # Cycles from taking out to what the array multiplies, but for the last one.
+    decoding = weights_at(config) + load_delay(config) - arrive_delay(config) - 1
     patterns = np.random.default_rng(5).permutation(1 << 16).astype(np.uint16)
 
     async def bench(ctx) -> None:
@@ -72,14 +79,15 @@ def test_every_f16_is_brought_to_fixed_point(digits: int) -> None:
                 dut.store_data,
                 int.from_bytes(raw.view(np.uint8).reshape(-1, 2).T.tobytes(), "little"),
             )
-            for port in (dut.store, dut.fetch, dut.decode):
+            for port, later in ((dut.store, 0), (dut.fetch, decoding - 1), (dut.decode, 0)):
                 ctx.set(port, 1)
                 await ctx.tick()
                 ctx.set(port, 0)
+                await wait(ctx, later)
             total = np.zeros(config.lanes, np.int64)
-            for _ in range(digits):
-                digit = unpacked(ctx.get(dut.activations), bits, config.lanes)
-                total = (total << DIGIT_BITS) + digit
+            for digit in range(digits):
+                found = unpacked(ctx.get(dut.activations), bits, config.lanes)
+                total += found << DIGIT_BITS * digit
                 if digits > 1:
                     await ctx.tick()
             np.testing.assert_array_equal(total, f16_to_fixed(raw))
@@ -102,10 +110,12 @@ def edges() -> list[int]:
     return sorted(value for value in both if -(1 << 63) <= value < 1 << 63)
 
 
-def test_accumulators_are_rounded_to_nearest_even() -> None:
+@pytest.mark.parametrize("digits", [1, 3])
+def test_accumulators_are_rounded_to_nearest_even(digits: int) -> None:
     # Of so many rows, two sums can make every value of an accumulator.
-    config = dataclasses.replace(lanes_config(1), superlanes=LARGEST_TILE // 4)
-    dut, size = MXMLanes(config), tile_size(config)
+    config = dataclasses.replace(lanes_config(digits), superlanes=LARGEST_TILE // 4)
+    dut, size = core_parts(config)["mxm_lanes"], tile_size(config)
+    latency = acc_latency(config) - config.superlanes
     bits = sum_bits(size)
     values = np.array(edges(), np.int64)
     values = np.resize(values, -(-len(values) // config.lanes) * config.lanes)
@@ -115,22 +125,22 @@ def test_accumulators_are_rounded_to_nearest_even() -> None:
         results = []
         for group in values.reshape(-1, config.lanes):
             low = group & (1 << 40) - 1
-            ctx.set(dut.accumulate, 1)
             for part, high, add in ((group >> 40 << 32, 1, 0), (low, 0, 1)):
                 ctx.set(dut.sums, packed(part, bits))
                 ctx.set(dut.high, high)
                 ctx.set(dut.add, add)
+                ctx.set(dut.accumulate, 1)
                 await ctx.tick()
-            ctx.set(dut.accumulate, 0)
-            for i32 in (0, 1):
+                ctx.set(dut.accumulate, 0)
+                await wait(ctx, digits - 1)
+            await wait(ctx, acc_delay(config))
+            for i32, dtype in enumerate((np.float32, np.uint32)):
                 ctx.set(dut.emit, 1)
                 ctx.set(dut.emit_i32, i32)
                 await ctx.tick()
-            ctx.set(dut.emit, 0)
-            await ctx.tick()
-            for dtype in (np.float32, np.uint32):
+                ctx.set(dut.emit, 0)
+                await wait(ctx, latency - 1)
                 planes = ctx.get(dut.result).to_bytes(4 * config.lanes, "little")
-                await ctx.tick()
                 results.append(
                     np.frombuffer(planes, np.uint8).reshape(4, -1).T.copy().view(dtype).ravel()
                 )
@@ -159,8 +169,9 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
         ctx.set(dut.load, 1)
         lines = array.T if by_column else array
         for index, line in enumerate(lines):
-            vectors = np.zeros((config.load_streams, longest), np.int64)
-            vectors[index % config.load_streams, : len(line)] = line
+            vectors = np.zeros((len(orders(config)), config.load_streams, longest), np.int64)
+            order = by_column % len(vectors)
+            vectors[order, index % config.load_streams, : len(line)] = line
             ctx.set(dut.weights, packed(vectors.ravel(), 8))
             ctx.set(dut.enables, 1 << index)
             await ctx.tick()
@@ -178,13 +189,12 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
                 weights = array if unsigned else (array ^ 128) - 128
                 ctx.set(dut.unsigned_weights, unsigned)
                 ctx.set(dut.multiply, 1)
-                for i in reversed(range(digits)):
-                    digit = extreme
-                    if digits > 1:
-                        digit = np.sign(extreme) * (
-                            np.abs(extreme) >> DIGIT_BITS * i & (1 << DIGIT_BITS) - 1
-                        )
-                    ctx.set(dut.again, int(i < digits - 1))
+                for i in range(digits):
+                    digit = extreme >> DIGIT_BITS * i
+                    more = int(i < digits - 1)
+                    ctx.set(dut.more, more)
+                    if more:
+                        digit &= (1 << DIGIT_BITS) - 1
                     ctx.set(dut.activations, packed(digit, bits))
                     await ctx.tick()
                 ctx.set(dut.multiply, 0)
@@ -195,26 +205,35 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
     simulate(dut, bench)
 
 
-def test_a_feed_turns_the_vectors_to_their_places() -> None:
-    config = dataclasses.replace(NANO, superlanes=6, lanes=2, streams=12, load_streams=6)
+@pytest.mark.parametrize("digits", [1, 3])
+@pytest.mark.parametrize("vectors", [1, 4, 6])
+def test_a_feed_turns_the_vectors_to_their_places(vectors: int, digits: int) -> None:
+    config = dataclasses.replace(
+        NANO, superlanes=6, lanes=2, streams=12, load_streams=vectors, digits=digits
+    )
     dut = MXMFeed(config)
+    shape = (len(orders(config)), vectors, config.lanes)
     rng = np.random.default_rng(4)
 
     async def bench(ctx) -> None:
         for row in range(config.vector - config.load_streams + 1):
             for src in range(config.streams - config.load_streams + 1):
                 data = rng.integers(0, 256, (config.streams, config.lanes), np.uint8)
-                op = LW(row=row, src=stream(Direction.WEST, src), order=Order.ROWS)
+                order = int(rng.integers(len(Order)))
+                op = LW(row=row, src=stream(Direction.WEST, src), order=order)
                 ctx.set(dut.lw_in, op.encode())
                 await ctx.tick()
+                ctx.set(dut.lw_in, 0)
                 ctx.set(dut.streams, int.from_bytes(data.tobytes(), "little"))
+                await wait(ctx, load_delay(config))
+                assert ctx.get(dut.lw_late) == op.encode()
                 found = np.frombuffer(
-                    ctx.get(dut.weights).to_bytes(2 * config.load_streams, "little"), np.uint8
-                ).reshape(-1, config.lanes)
-                for i in range(config.load_streams):
-                    np.testing.assert_array_equal(
-                        found[(row + i) % config.load_streams], data[src + i]
-                    )
+                    ctx.get(dut.weights).to_bytes(int(np.prod(shape)), "little"), np.uint8
+                ).reshape(shape)
+                expected = np.zeros(shape, np.uint8)
+                for i in range(vectors):
+                    expected[order % shape[0], (row + i) % vectors] = data[src + i]
+                np.testing.assert_array_equal(found, expected)
 
     simulate(dut, bench)
 

@@ -38,6 +38,7 @@ CONFIG = Config(
     act_entries=4,
     acc_entries=4,
     digits=1,
+    sxm=True,
     alus=("amcs", "a"),
     imem_words=200,
 )
