@@ -7,7 +7,7 @@ import numpy as np
 
 from waterclock.compiler.check_history import spread
 from waterclock.compiler.check_issues import Bools, Group, Ints, Issued, Violations
-from waterclock.isa import mxm, sxm, vxm
+from waterclock.isa import mem, mxm, sxm, vxm
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere
 from waterclock.isa.spec import Operand, Role
@@ -91,6 +91,7 @@ def check_operands(issued: Issued, violations: Violations) -> None:
                 _check_streams(group, spec, config, violations)
         _check_absent(group, violations)
     _check_features(issued, violations)
+    _check_map_paths(issued, violations)
     rotate, abc = issued.groups[sxm.Rotate], issued.groups[mxm.ABC]
     count = rotate.fields["count"]
     violations.expect(
@@ -196,6 +197,21 @@ def _check_absent(group: Group, violations: Violations) -> None:
             lambda i, name=name, value=value, present=present: (
                 f"{group.op.mnemonic} intent {name}: expected "
                 f"{'a value' if present[i] else 'none (-1)'}, found {value[i]}"
+            ),
+        )
+
+
+def _check_map_paths(issued: Issued, violations: Violations) -> None:
+    """Check that maps come by the paths that lead to the addresses."""
+    path = mem.map_path(issued.config)
+    for op in (mem.Gather, mem.Scatter):
+        group = issued.groups[op]
+        found = mem.path(issued.config, group.fields["map"])
+        violations.expect(
+            (found == path) | (path is None),
+            group.issue,
+            lambda i, op=op, found=found: (
+                f"{op.mnemonic} map: expected a stream of path {path}, found one of {found[i]}"
             ),
         )
 

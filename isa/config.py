@@ -29,6 +29,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "acc_entries": (1, 64),
     "digits": (1, 3),
     "imem_words": (64, 65536),
+    "paths": (4, 64),
 }
 
 
@@ -55,6 +56,7 @@ class Config:
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
+    paths: int  #: ways between a column and its MEM slices, see ``isa/mem.py``
     source: dataclasses.InitVar[str | None] = None  #: file or preset, for errors
 
     def __post_init__(self, source: str | None) -> None:
@@ -103,6 +105,9 @@ def check(config: Config, source: str) -> None:
             fail(field, repr(value), f"an integer from {low} to {high}")
     if config.streams % 4:
         fail("streams", config.streams, "a multiple of 4 (a 32-bit value takes 4 streams)")
+    every = 2 * config.streams
+    if config.paths != every and (config.paths & (config.paths - 1) or every // 2 % config.paths):
+        fail("paths", config.paths, f"{every}, or a power of two that divides {every // 2}")
     if config.slices % config.group:
         fail("slices", config.slices, f"a multiple of group ({config.group})")
     if config.slices < 8:

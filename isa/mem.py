@@ -3,11 +3,16 @@
 A slice has two single-port banks: address ``a`` lies in bank ``a // rows``. A read and a write
 may share a cycle when their banks differ. Two queues a slice are our choice: a Repeat in one is
 not cut short by an instruction of the other.
+
+Between a column and the slices of its group there are ``Config.paths`` paths (ours). Where they
+are fewer than streams, streams of equal number modulo ``paths``, of either direction, share one:
+in one cycle the slices of a group can sample only one of them, any number of times, and drive
+only one of them. Maps then come by the last two paths.
 """
 
 from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction, Role, instruction, operand
-from waterclock.isa.streams import STREAM_BITS
+from waterclock.isa.streams import ID_BITS, STREAM_BITS
 
 ADDRESS_BITS = 16
 LANE_BITS = 4
@@ -16,6 +21,17 @@ LANE_BITS = 4
 def read_latency(_: Config) -> int:
     """Return the cycles from issue to the vector in the slice's stream register."""
     return 2
+
+
+def path(config: Config, code: int) -> int:
+    """Return the path between a column and its slices that a stream takes; arrays will do."""
+    number = (code >> ID_BITS) * config.streams + (code & (1 << ID_BITS) - 1)
+    return number % config.paths
+
+
+def map_path(config: Config) -> int | None:
+    """Return the path by which the low bytes of maps come; None where every pair of paths may."""
+    return config.paths - 2 if config.paths < 2 * config.streams else None
 
 
 @instruction("mem_read", 8, latency=read_latency)
@@ -31,8 +47,8 @@ class Gather(Instruction):
     """Put the vector at ``addr`` + map onto stream ``dst``, the map being data.
 
     Each superlane takes its own 16-bit map value from lane ``lane`` of the streams ``map`` (low
-    byte) and ``map`` + 1 (high byte), sampled at issue. All addresses that occur must lie in one
-    bank. Byte-planar maps and the choice of the lane are ours.
+    byte) and ``map`` + 1 (high byte), sampled at issue; ``map`` is even. All addresses that occur
+    must lie in one bank. Byte-planar maps and the choice of the lane are ours.
     """
 
     addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="base address")

@@ -40,6 +40,7 @@ CONFIG = Config(
     digits=1,
     alus=("amcs", "a"),
     imem_words=200,
+    paths=16,
 )
 NUMBERS = [
     queue_numbers(CONFIG)[key]

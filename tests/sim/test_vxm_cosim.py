@@ -45,6 +45,7 @@ BASE = Config(
     digits=1,
     alus=("amcs", "am", "c", ""),
     imem_words=64,
+    paths=4,
 )
 CONFIGS = {
     "two superlanes": BASE,
