@@ -257,6 +257,33 @@ def test_two_producers_of_a_stream_in_one_column_conflict():
     )
 
 
+def few_paths():
+    bench = adder()
+    bench.config = dataclasses.replace(bench.config, paths=4)
+    return bench
+
+
+def test_one_path_carries_one_drive():
+    few_paths().check()
+    bench = few_paths()
+    bench.edit("MEM_W1.read", 1, "dst=E1", "dst=E4")
+    broken(
+        bench,
+        r"MEM_W1.read cycle 1 .*drives stream E4 in cycle 3: expected its path free, found "
+        r"stream E0 of MEM_W0.read cycle 1 word 1",
+    )
+
+
+def test_one_path_carries_one_sampled_stream():
+    bench = few_paths()
+    bench.edit("MEM_E1.write", 9, "src=E9", "src=W4")
+    broken(
+        bench,
+        r"MEM_E1.write cycle 9 .*samples stream W4 in cycle 9: expected its path free, found "
+        r"stream E8 of MEM_E0.write cycle 9",
+    )
+
+
 def test_reading_a_stream_that_holds_nothing_is_rejected():
     bench = adder()
     bench.drop("MEM_W5.read", 0)
