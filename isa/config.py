@@ -30,6 +30,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "digits": (1, 3),
     "imem_words": (64, 65536),
     "paths": (4, 64),
+    "loops": (0, 1),
 }
 
 
@@ -56,6 +57,7 @@ class Config:
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
+    loops: int  #: whether queues know Loop, 0 or 1
     paths: int  #: ways between a column and its MEM slices, see ``isa/mem.py``
     source: dataclasses.InitVar[str | None] = None  #: file or preset, for errors
 

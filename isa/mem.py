@@ -23,6 +23,14 @@ def read_latency(_: Config) -> int:
     return 2
 
 
+def _depth(config: Config) -> int:
+    return config.depth
+
+
+def _lanes(config: Config) -> int:
+    return config.lanes
+
+
 def path(config: Config, code: int) -> int:
     """Return the path between a column and its slices that a stream takes; arrays will do."""
     number = (code >> ID_BITS) * config.streams + (code & (1 << ID_BITS) - 1)
@@ -38,7 +46,7 @@ def map_path(config: Config) -> int | None:
 class Read(Instruction):
     """Put the vector at ``addr`` onto stream ``dst``."""
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="vector address in the slice")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="vector address in the slice")
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
 
 
@@ -51,17 +59,19 @@ class Gather(Instruction):
     must lie in one bank. Byte-planar maps and the choice of the lane are ours.
     """
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="base address")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="base address")
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
-    lane: int = operand(LANE_BITS, doc="lane of each superlane that holds the map value")
+    lane: int = operand(
+        LANE_BITS, below=_lanes, doc="lane of each superlane that holds the map value"
+    )
 
 
 @instruction("mem_write", 10)
 class Write(Instruction):
     """Store stream ``src`` at ``addr``; a Read issued in the next cycle sees it."""
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="vector address in the slice")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="vector address in the slice")
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
 
 
@@ -69,7 +79,9 @@ class Write(Instruction):
 class Scatter(Instruction):
     """Store stream ``src`` at ``addr`` + map; the map is taken as in Gather."""
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="base address")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="base address")
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
-    lane: int = operand(LANE_BITS, doc="lane of each superlane that holds the map value")
+    lane: int = operand(
+        LANE_BITS, below=_lanes, doc="lane of each superlane that holds the map value"
+    )

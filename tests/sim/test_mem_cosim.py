@@ -48,6 +48,7 @@ CONFIG = Config(
     alus=("amcs",),
     imem_words=64,
     paths=int(os.environ.get("PATHS", "16")),
+    loops=1,
 )
 ALL_PATHS = (16, 4)  #: as many as streams, and few
 SUPERLANES, LANES, STREAMS, GROUP = 2, CONFIG.lanes, CONFIG.streams, CONFIG.group

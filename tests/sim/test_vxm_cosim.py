@@ -46,6 +46,7 @@ BASE = Config(
     alus=("amcs", "am", "c", ""),
     imem_words=64,
     paths=4,
+    loops=1,
 )
 CONFIGS = {
     "two superlanes": BASE,
