@@ -30,7 +30,6 @@ LIMITS: dict[str, tuple[int, int]] = {
     "digits": (1, 3),
     "imem_words": (64, 65536),
     "paths": (4, 64),
-    "loops": (0, 1),
 }
 
 
@@ -57,7 +56,8 @@ class Config:
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
-    loops: int  #: whether queues know Loop, 0 or 1
+    loops: bool  #: whether queues know Loop
+    two_port: bool  #: whether the banks of a slice are one memory with a read and a write port
     paths: int  #: ways between a column and its MEM slices, see ``isa/mem.py``
     source: dataclasses.InitVar[str | None] = None  #: file or preset, for errors
 
@@ -126,6 +126,9 @@ def check(config: Config, source: str) -> None:
         fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
+    for field in ("loops", "two_port"):
+        if not isinstance(getattr(config, field), bool):
+            fail(field, repr(getattr(config, field)), "true or false")
     if not config.alus or len(config.alus) > 31:
         fail("alus", len(config.alus), "1 to 31 ALUs")
     for index, features in enumerate(config.alus):

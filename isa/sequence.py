@@ -178,7 +178,7 @@ def expand(
     """
     walkers = {
         queue.index: _Walker(
-            queue.name, queue.kind, programs[queue.index], start, loops=bool(config.loops)
+            queue.name, queue.kind, programs[queue.index], start, loops=config.loops
         )
         for queue in queues(config)
         if queue.index in programs

@@ -11,7 +11,7 @@ from waterclock.isa.spec import OPCODE_BITS, Instruction, instructions, word_bit
 from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction
 from waterclock.rtl.part import any_of
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
-from waterclock.rtl.sram import SRAM
+from waterclock.rtl.sram import SRAM, TwoPortSRAM
 
 BYTE = 8
 
@@ -55,12 +55,12 @@ def _choose(m: Module, index: Value, choices: dict[int, Value], target: Signal) 
 
 
 class MEMTile(wiring.Component):
-    """One slice of one superlane: two single-port banks, a read port and a write port.
+    """One slice of one superlane: two banks, a read port and a write port.
 
     Parameters
     ----------
     config : Config
-        Uses ``lanes``, ``streams``, ``paths`` and ``rows``.
+        Uses ``lanes``, ``streams``, ``paths``, ``rows`` and ``two_port``.
 
     Members
     -------
@@ -205,36 +205,80 @@ class MEMTile(wiring.Component):
         write_addr: Signal,
         faults: list[tuple[Value, str]],
     ) -> None:
-        """Lead the two ports and the host to the two banks."""
+        """Lead the two ports and the host, which takes the way of an idle port, to the banks."""
         config = self.config
-        row_bits = exact_log2(config.rows)
-        # The host takes the way of the read port, which is idle then.
-        looking, host_writing, bank_read = Signal(), Signal(), Signal()
-        look_addr, wdata = Signal(row_bits + 1), Signal(config.lanes * BYTE)
-        m.d.comb += [
-            looking.eq(reading | self.host_en),
-            host_writing.eq(self.host_en & self.host_we),
-            look_addr.eq(Mux(self.host_en, self.host_addr, read_addr)),
-        ]
+        width, row_bits = config.lanes * BYTE, exact_log2(config.rows)
+        host_writing, wdata = Signal(), Signal(width)
+        m.d.comb += host_writing.eq(self.host_en & self.host_we)
         # While the host writes, no instruction is there, and the field of zeros means path 0.
         with m.If(writing | host_writing):
             self._sample(m, _field(self.write_out, mem.Write, "src"), 1, wdata)
-        with m.If(looking):
+        looked, written = (Signal(2, name=name) for name in ("looked", "written"))
+        for index in range(2):
+            m.d.comb += [
+                looked[index].eq(reading & (read_addr[row_bits] == index)),
+                written[index].eq(writing & (write_addr[row_bits] == index)),
+            ]
+            both = looked[index] & written[index]
+            faults.append((both, f"two accesses of bank {index}"))
+        host = self.host_en, host_writing, self.host_addr[: row_bits + 1]
+        if config.two_port:
+            self._two_port(m, reading, read_addr, writing, write_addr, wdata, host)
+        else:
+            self._single_ports(m, looked, read_addr, written, write_addr, wdata, host)
+
+    def _two_port(
+        self,
+        m: Module,
+        reading: Signal,
+        read_addr: Signal,
+        writing: Signal,
+        write_addr: Signal,
+        wdata: Signal,
+        host: tuple[Value, Value, Value],
+    ) -> None:
+        """Place both banks in one memory with a read port and a write port."""
+        host_en, host_writing, host_addr = host
+        memory = TwoPortSRAM(len(wdata), self.config.depth)
+        m.submodules.banks = memory
+        m.d.comb += [
+            memory.id.eq(Cat(C(0, 1), self.id)),
+            memory.read.eq(reading | (host_en & ~host_writing)),
+            memory.read_addr.eq(Mux(host_en, host_addr, read_addr)),
+            memory.write.eq(writing | host_writing),
+            memory.write_addr.eq(Mux(host_en, host_addr, write_addr)),
+            memory.wdata.eq(wdata),
+            self.read_data.eq(memory.rdata),
+        ]
+
+    def _single_ports(
+        self,
+        m: Module,
+        looked: Signal,
+        read_addr: Signal,
+        written: Signal,
+        write_addr: Signal,
+        wdata: Signal,
+        host: tuple[Value, Value, Value],
+    ) -> None:
+        """Place two memories with one port each."""
+        host_en, host_writing, host_addr = host
+        row_bits = exact_log2(self.config.rows)
+        bank_read, look_addr = Signal(), Signal(row_bits + 1)
+        m.d.comb += look_addr.eq(Mux(host_en, host_addr, read_addr))
+        with m.If(looked.any() | host_en):
             m.d.sync += bank_read.eq(look_addr[row_bits])
-        banks = [SRAM(config.lanes * BYTE, config.rows) for _ in range(2)]
+        banks = [SRAM(len(wdata), self.config.rows) for _ in range(2)]
         for index, bank in enumerate(banks):
             m.submodules[f"bank_{index}"] = bank
-            looked, written = (Signal(name=f"bank_{index}_{way}") for way in ("looked", "written"))
+            met = looked[index] | (host_en & (host_addr[row_bits] == index))
             m.d.comb += [
-                looked.eq(looking & (look_addr[row_bits] == index)),
-                written.eq(writing & (write_addr[row_bits] == index)),
                 bank.id.eq(Cat(C(index, 1), self.id)),
-                bank.en.eq(looked | written),
-                bank.we.eq(written | host_writing),
-                bank.addr.eq(Mux(written, write_addr, look_addr)),
+                bank.en.eq(met | written[index]),
+                bank.we.eq(written[index] | host_writing),
+                bank.addr.eq(Mux(written[index], write_addr, look_addr)),
                 bank.wdata.eq(wdata),
             ]
-            faults.append((looked & written, f"two accesses of bank {index}"))
         m.d.comb += self.read_data.eq(Mux(bank_read, banks[1].rdata, banks[0].rdata))
 
 

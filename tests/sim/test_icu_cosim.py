@@ -41,7 +41,8 @@ CONFIG = Config(
     alus=("amcs", "a"),
     imem_words=200,
     paths=16,
-    loops=1,
+    loops=True,
+    two_port=False,
 )
 NUMBERS = [
     queue_numbers(CONFIG)[key]

@@ -48,7 +48,8 @@ CONFIG = Config(
     alus=("amcs",),
     imem_words=64,
     paths=int(os.environ.get("PATHS", "16")),
-    loops=1,
+    loops=True,
+    two_port=False,
 )
 ALL_PATHS = (16, 4)  #: as many as streams, and few
 SUPERLANES, LANES, STREAMS, GROUP = 2, CONFIG.lanes, CONFIG.streams, CONFIG.group
@@ -115,7 +116,8 @@ class Chain(wiring.Component):
 
 @lru_cache(maxsize=2)
 def simulator(paths: int) -> Path:
-    config = dataclasses.replace(CONFIG, paths=paths)
+    # Few paths and memories with two ports occur together, on FPGAs.
+    config = dataclasses.replace(CONFIG, paths=paths, two_port=paths == 4)
     parts = {"mem_tile": MEMTile(config), "mem_group": MEMGroup(config), "chain": Chain()}
     text = {
         f"{name}.v": verilog.convert(part, name=name, emit_src=False, strip_internal_attrs=True)

@@ -46,7 +46,8 @@ BASE = Config(
     alus=("amcs", "am", "c", ""),
     imem_words=64,
     paths=4,
-    loops=1,
+    loops=True,
+    two_port=False,
 )
 CONFIGS = {
     "two superlanes": BASE,
