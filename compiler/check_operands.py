@@ -77,7 +77,7 @@ def check_operands(issued: Issued, violations: Violations) -> None:
     config = issued.config
     below = {
         "addr": config.depth,
-        "lane": config.lanes,
+        "lane": mem.map_lanes(config),
         "row": config.vector - config.load_streams + 1,
         "entry": config.act_entries,
         "acc": config.acc_entries,
@@ -162,7 +162,9 @@ def _check_streams(group: Group, spec: Operand, config: Config, violations: Viol
                 f"(code {field[i]:#x})"
             ),
         )
-    if group.op.kind.startswith("mxm"):
+    # So are the operands of MXM, and what MEM samples where streams share paths.
+    samples = group.op.kind in ("mem_read", "mem_write") and spec.role is Role.READS
+    if group.op.kind.startswith("mxm") or (samples and mem.map_path(config) is not None):
         outward = np.array([int(side.outward) for side in Hemisphere])[group.side]
         right = outward if spec.role is Role.READS else 1 - outward
         violations.expect(

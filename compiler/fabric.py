@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from waterclock.isa import mem
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere, mem_column
-from waterclock.isa.streams import Direction, stream
+from waterclock.isa.streams import Direction, direction_of, stream
 
 Key = tuple[object, ...]
 
@@ -32,9 +32,9 @@ class Fabric:
     def __init__(self, config: Config):
         self.config = config
         self.taken: dict[Key, int] = {}
-        #: Columns whose slices share paths.
+        #: Columns whose slices share paths, and the way outward there.
         self.shared = {
-            mem_column(config, side, index)
+            mem_column(config, side, index): side.outward
             for side in Hemisphere
             for index in range(config.slices)
             if config.paths < 2 * config.streams
@@ -77,7 +77,7 @@ class Trial:
         """Reserve the path by which slices at ``column`` sample a stream; several may at once."""
         if column not in self.fabric.shared:
             return True
-        if not all(
+        if direction_of(code) is not self.fabric.shared[column] or not all(
             self.free(("sample", column, rival), mask) for rival in self.fabric.rivals[code]
         ):
             return False

@@ -5,9 +5,10 @@ may share a cycle when their banks differ. Two queues a slice are our choice: a 
 not cut short by an instruction of the other.
 
 Between a column and the slices of its group there are ``Config.paths`` paths (ours). Where they
-are fewer than streams, streams of equal number modulo ``paths``, of either direction, share one:
-in one cycle the slices of a group can sample only one of them, any number of times, and drive
-only one of them. Maps then come by the last two paths.
+are fewer than streams, slices sample only streams that flow outward, and streams of equal number
+modulo ``paths`` share one: in one cycle the slices of a group can sample only one of them, any
+number of times, and drive only one of them, of either direction. Maps then come by the last two
+paths.
 """
 
 from waterclock.isa.config import Config
@@ -27,14 +28,15 @@ def _depth(config: Config) -> int:
     return config.depth
 
 
-def _lanes(config: Config) -> int:
-    return config.lanes
-
-
 def path(config: Config, code: int) -> int:
     """Return the path between a column and its slices that a stream takes; arrays will do."""
     number = (code >> ID_BITS) * config.streams + (code & (1 << ID_BITS) - 1)
     return number % config.paths
+
+
+def map_lanes(config: Config) -> int:
+    """Return how many lanes of a superlane may hold maps: at most one a slice that LW reads."""
+    return min(config.lanes, config.load_streams)
 
 
 def map_path(config: Config) -> int | None:
@@ -63,7 +65,7 @@ class Gather(Instruction):
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
     lane: int = operand(
-        LANE_BITS, below=_lanes, doc="lane of each superlane that holds the map value"
+        LANE_BITS, below=map_lanes, doc="lane of each superlane that holds the map value"
     )
 
 
@@ -83,5 +85,5 @@ class Scatter(Instruction):
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
     lane: int = operand(
-        LANE_BITS, below=_lanes, doc="lane of each superlane that holds the map value"
+        LANE_BITS, below=map_lanes, doc="lane of each superlane that holds the map value"
     )

@@ -176,6 +176,7 @@ class Chip(wiring.Component):
                             "host_we": host["write"],
                             "host_addr": host["address"],
                             "host_wdata": host["write_data"][k * width : (k + 1) * width],
+                            "outward": int(side.outward),
                             "id": tile_id(config, k, int(side), first),
                         },
                     )

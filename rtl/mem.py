@@ -159,6 +159,7 @@ class MEMTile(wiring.Component):
         ``mapped`` is the port's instruction with a map, ``stream`` its other stream operand.
         """
         config, kind, name = self.config, mapped.kind, mapped.mnemonic
+        map_lanes = mem.map_lanes(config)
         active, by_map = Signal(name=f"{kind}_active"), Signal(name=name)
         addr = Signal(mem.ADDRESS_BITS, name=f"{kind}_addr")
         opcode, base = word[:OPCODE_BITS], _field(word, mapped, "addr")
@@ -173,15 +174,15 @@ class MEMTile(wiring.Component):
             self._map(m, code, pair)
             for index, half in enumerate(halves):
                 lanes = pair.word_select(index, BYTE * config.lanes)
-                choices = {i: lanes.word_select(i, BYTE) for i in range(config.lanes)}
-                _choose(m, lane[: ceil_log2(config.lanes)], choices, half)
+                choices = {i: lanes.word_select(i, BYTE) for i in range(map_lanes)}
+                _choose(m, lane[: ceil_log2(map_lanes)], choices, half)
         other = _field(word, mapped, stream)
         known = [op.opcode for op in instructions(kind) if op.kind == kind]
         faults += [
             (active & ~opcode.matches(*known), f"{kind}: illegal instruction"),
             (active & (other[:ID_BITS] >= config.streams), f"{kind}: no such stream"),
             (by_map & self._no_map(code), f"{name}: no such map"),
-            (by_map & (lane >= config.lanes), f"{name}: no such lane"),
+            (by_map & (lane >= map_lanes), f"{name}: no such lane"),
             (active & ~by_map & (base >= config.depth), f"{kind}: address beyond the slice"),
         ]
         with m.If(by_map & (addr >= config.depth)):
@@ -305,11 +306,14 @@ class MEMGroup(wiring.Component):
     host_we, host_addr, host_wdata : In(1), In(16), In(lanes * 8)
     host_rdata : Out(lanes * 8)
         What the host read last, until something is issued.
+    outward : In(1)
+        The direction, a constant, in which streams leave the VXM here. Used where streams share
+        paths.
     id : In(16)
         ``tile_id`` of the first slice; the others follow.
     error : Out(1)
-        A promise was broken one or two cycles ago. Streams that share a path and are sampled at
-        once are found in simulation only.
+        A promise was broken one or two cycles ago. What may not be sampled where streams share
+        paths is found in simulation only.
 
     Timing
     ------
@@ -337,6 +341,7 @@ class MEMGroup(wiring.Component):
                 "host_addr": In(mem.ADDRESS_BITS),
                 "host_wdata": In(width),
                 "host_rdata": Out(width),
+                "outward": In(1),
                 "id": In(SRAM_ID_BITS),
                 "error": Out(1),
             }
@@ -394,15 +399,16 @@ class MEMGroup(wiring.Component):
         """Bring the streams that instructions sample onto the paths."""
         config, width = self.config, self._width
         paths = Signal(config.paths * width)
-        members = _paths(config)
-        chosen = self._wanted(m) if config.paths < 2 * config.streams else []
-        for place, streams in enumerate(members.values()):
-            path = paths.word_select(place, width)
-            choices = {high: self._columns.word_select(at, width) for high, at in streams}
-            if chosen:
-                _choose(m, chosen[place], choices, path)
-            else:
-                m.d.comb += path.eq(*choices.values())
+        if config.paths == 2 * config.streams:
+            m.d.comb += paths.eq(self._columns)
+        else:
+            outward = Signal(config.streams * width)
+            m.d.comb += outward.eq(Mux(self.outward, self.west, self.east))
+            low = exact_log2(config.paths)
+            for place, wanted in enumerate(self._wanted(m)):
+                numbers = range(place, config.streams, config.paths)
+                choices = {n >> low: outward.word_select(n, width) for n in numbers}
+                _choose(m, wanted, choices, paths.word_select(place, width))
         with m.If(self.host_we & self.host_en.any()):
             m.d.comb += paths[:width].eq(self.host_wdata)
         return paths
@@ -414,32 +420,34 @@ class MEMGroup(wiring.Component):
         sample a path are simply put together: they must be the same.
         """
         config = self.config
-        low = exact_log2(config.paths)
-        first = mem.map_path(config)
+        low, first = exact_log2(config.paths), mem.map_path(config)
+        high = slice(low, ceil_log2(config.streams))
         users: list[list[tuple[Value, Value]]] = [[] for _ in range(config.paths)]
+        broken: list[Value] = []
         for index in range(config.group):
             for port, mapped in (("read", mem.Gather), ("write", mem.Scatter)):
                 word = getattr(self, f"{port}{index}_in")
-                opcode, code = word[:OPCODE_BITS], _index(config, _field(word, mapped, "map"))
+                by_map, code = word[:OPCODE_BITS] == mapped.opcode, _field(word, mapped, "map")
+                broken.append(by_map & (code[ID_BITS] != self.outward))
                 for mine in users[first:]:
-                    mine.append((opcode == mapped.opcode, code[low:]))
+                    mine.append((by_map, code[high]))
                 if mapped is mem.Scatter:
-                    code = _index(config, _field(word, mapped, "src"))
+                    active, code = word[:OPCODE_BITS].any(), _field(word, mapped, "src")
+                    broken.append(active & (code[ID_BITS] != self.outward))
                     for path, mine in enumerate(users):
-                        mine.append((opcode.any() & (code[:low] == path), code[low:]))
+                        mine.append((active & (code[:low] == path), code[high]))
         chosen: list[Signal] = []
-        broken = Signal(config.paths)
         for path, mine in enumerate(users):
             found, other = (
-                any_of([Mux(at_work, high ^ turn, 0) for at_work, high in mine])
-                for turn in (0, (1 << len(code) - low) - 1)
+                any_of([Mux(at_work, bits ^ turn, 0) for at_work, bits in mine])
+                for turn in (0, (1 << high.stop - low) - 1)
             )
-            wanted = Signal(len(code) - low, name=f"wanted_{path}")
+            wanted = Signal(high.stop - low, name=f"wanted_{path}")
             m.d.sync += wanted.eq(found)
-            m.d.comb += broken[path].eq((found & other).any())
+            broken.append((found & other).any())
             chosen.append(wanted)
-        with m.If(broken.any()):
-            text = "MEM tiles from {}: two sample different streams of one path"
+        with m.If(Cat(broken).any()):
+            text = "MEM tiles from {}: an inward stream, or two of one path, are sampled"
             m.d.sync += Assert(0, Format(text, self.id))
         return chosen
 

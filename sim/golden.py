@@ -121,7 +121,9 @@ class Golden:
         self.config = config
         self.streams = Streams(config)
         self.paths = {
-            (side, group): Paths(config) for side in Hemisphere for group in range(config.groups)
+            (side, group): Paths(config, side.outward)
+            for side in Hemisphere
+            for group in range(config.groups)
         }
         self.slices = {
             (side, index): MEMSlice(

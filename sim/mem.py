@@ -6,17 +6,25 @@ from numpy.typing import NDArray
 from waterclock.isa import mem
 from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction
-from waterclock.isa.streams import stream_text
+from waterclock.isa.streams import Direction, direction_of, stream_text
 from waterclock.sim.port import Hazard, Port
 
 NEVER = -1
 
 
 class Paths:
-    """The ways between a column and its slices in the cycles under way, see ``isa/mem.py``."""
+    """The ways between a column and its slices in the cycles under way, see ``isa/mem.py``.
 
-    def __init__(self, config: Config):
-        self.config = config
+    Parameters
+    ----------
+    config : Config
+        Uses ``streams`` and ``paths``.
+    outward : Direction
+        The way from the VXM.
+    """
+
+    def __init__(self, config: Config, outward: Direction):
+        self.config, self.outward = config, outward
         self.shared = config.paths < 2 * config.streams
         self.start()
 
@@ -131,8 +139,9 @@ class MEMSlice:
         path = mem.map_path(self.config)
         if path is not None and mem.path(self.config, op.map) != path:
             raise self._hazard(cycle, op, f"map stream {op.map} does not come by path {path}")
-        if op.lane >= self.config.lanes:
-            raise self._hazard(cycle, op, f"lane {op.lane} of {self.config.lanes}")
+        lanes = mem.map_lanes(self.config)
+        if op.lane >= lanes:
+            raise self._hazard(cycle, op, f"lane {op.lane} of {lanes}")
         streams = self._sample(cycle, op, op.map, 2, port)
         low, high = streams[:, op.lane :: self.config.lanes].astype(np.int64)
         addresses = (op.addr + low + 256 * high) % (1 << mem.ADDRESS_BITS)
@@ -144,6 +153,8 @@ class MEMSlice:
     ) -> NDArray[np.uint8]:
         """Take streams off the column."""
         for stream in range(code, code + span) if self.paths.shared else ():
+            if direction_of(stream) is not self.paths.outward:
+                raise self._hazard(cycle, op, f"stream {stream_text(stream)} does not flow outward")
             self._expect_free(cycle, op, stream, self.paths.sample(cycle, stream))
         return port.read(code, span)
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from waterclock.isa.config import Config
 from waterclock.isa.mem import Gather, Read, Scatter, Write, map_path, path
 from waterclock.isa.spec import Instruction, word_bits
-from waterclock.isa.streams import ID_BITS, stream
+from waterclock.isa.streams import ID_BITS, Direction, stream
 from waterclock.rtl.mem import MEMGroup, MEMTile, tile_id
 from waterclock.rtl.sram import sram_image, sram_verilog
 from waterclock.sim import verilator
@@ -58,6 +58,8 @@ PERIOD, RESET = 10, 2
 PORTS = ("read", "write")
 #: Pairs of streams on which most values are small enough to be maps.
 MAP_STREAMS = (2, 6)
+#: Directions that may be sampled, in a group of the east.
+SAMPLED = (Direction.EAST, Direction.WEST) if map_path(CONFIG) is None else (Direction.EAST,)
 
 
 class Chain(wiring.Component):
@@ -106,6 +108,7 @@ class Chain(wiring.Component):
                 i_host_addr=self.host_addr,
                 i_host_wdata=self.host_wdata,
                 o_host_rdata=self.host_rdata.word_select(superlane, LANES * 8),
+                i_outward=int(Direction.EAST),
                 i_id=tile_id(CONFIG, superlane, 0, 0),
                 o_error=errors[superlane],
             )
@@ -197,7 +200,7 @@ def random_access(
     """Return a legal instruction for a bank, with a map where the streams allow one."""
     any_map = range(0, STREAMS, 2) if map_path(CONFIG) is None else ()
     number = int(rng.choice([*MAP_STREAMS, *any_map]))
-    pair, lane = stream(rng.integers(2), number), int(rng.integers(LANES))
+    pair, lane = stream(rng.choice(SAMPLED), number), int(rng.integers(LANES))
     low, high = column.read(pair, 2)[:, lane::LANES].astype(int)
     maps = low + 256 * high
     room = CONFIG.rows - (maps.max() - maps.min())
@@ -222,7 +225,7 @@ def random_accesses(rng: np.random.Generator, column: Column) -> list[tuple[int,
             if shared.take(op):
                 found.append((index, "read", op))
         if rng.random() < 0.6:
-            source = int(rng.choice(codes))
+            source = stream(rng.choice(SAMPLED), int(rng.integers(STREAMS)))
             op = random_access(rng, column, 1 - bank, "write", source)
             if shared.take(op):
                 found.append((index, "write", op))
@@ -274,7 +277,7 @@ def trace_lines(slices: list[MEMSlice]) -> list[str]:
 async def streams_agree(dut) -> None:
     """Random instructions; the golden writes are left in a file for the comparison of traces."""
     rng = np.random.default_rng(random.getrandbits(32))
-    paths = Paths(CONFIG)
+    paths = Paths(CONFIG, Direction.EAST)
     slices = [MEMSlice(CONFIG, f"MEM_W{index}", paths) for index in range(GROUP)]
     for index, content in enumerate(np.load("memory.npy")):
         slices[index].load(0, content)
@@ -433,7 +436,7 @@ class TestGoldenHazards:
     def test_it_names_cycle_slice_and_fault(
         self, accesses: list[Instruction], message: str
     ) -> None:
-        slice_ = MEMSlice(CONFIG, "MEM_E3", Paths(CONFIG))
+        slice_ = MEMSlice(CONFIG, "MEM_E3", Paths(CONFIG, Direction.EAST))
         slice_.load(0, np.zeros((3, CONFIG.vector), np.uint8))
         column = Column()
         column.step(7, np.zeros_like(column.now))
@@ -444,7 +447,7 @@ class TestGoldenHazards:
             slice_.execute(7, accesses[-1], column)
 
     def test_a_write_is_read_in_the_next_cycle(self) -> None:
-        slice_, column = MEMSlice(CONFIG, "MEM_E3", Paths(CONFIG)), Column()
+        slice_, column = MEMSlice(CONFIG, "MEM_E3", Paths(CONFIG, Direction.EAST)), Column()
         vector = np.arange(CONFIG.vector, dtype=np.uint8)
         column.now[0, 4] = vector
         slice_.execute(0, Write(addr=3, src=4), column)
@@ -457,7 +460,8 @@ class TestGoldenHazards:
     @pytest.mark.parametrize(
         ("accesses", "message"),
         [
-            ([Write(addr=3, src=1), Write(addr=4, src=37)], "stream W5: its path is taken by E1"),
+            ([Write(addr=3, src=1), Write(addr=4, src=5)], "stream E5: its path is taken by E1"),
+            ([Write(addr=3, src=33)], "stream W1 does not flow outward"),
             ([Scatter(addr=0, src=2, map=6, lane=0)], "stream E2: its path is taken by E6"),
             ([Read(addr=3, dst=0), Read(addr=3, dst=4)], "stream E4: its path is taken by E0"),
             ([Gather(addr=0, dst=0, map=4, lane=0)], "map stream 4 does not come by path 2"),
@@ -465,7 +469,7 @@ class TestGoldenHazards:
     )
     def test_it_names_a_path_that_is_taken(self, accesses: list[Instruction], message: str) -> None:
         config = dataclasses.replace(CONFIG, paths=4)
-        paths = Paths(config)
+        paths = Paths(config, Direction.EAST)
         slices = [MEMSlice(config, f"MEM_E{index}", paths) for index in range(len(accesses))]
         column = Column()
         for slice_, op in zip(slices[:-1], accesses[:-1], strict=True):
