@@ -110,10 +110,7 @@ def _run_step(
             break
     else:
         raise NoFitError(f"{plan.operations[plan.operation]}: no room for a tile of weights")
-    for offset, at in starts:
-        for place in range(at, column + (1 if column > at else -1), 1 if column > at else -1):
-            passing = mask >> abs(column - place)
-            trial.claim(("stream", side.outward, number + offset, place), passing)
+    trial.claim_streams(side.outward, number, starts, column, mask)
     trial.commit()
     code = stream(side.outward, number)
     for row, time in zip(rows, times, strict=True):

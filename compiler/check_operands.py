@@ -7,7 +7,7 @@ import numpy as np
 
 from waterclock.compiler.check_history import spread
 from waterclock.compiler.check_issues import Bools, Group, Ints, Issued, Violations
-from waterclock.isa import mxm, sxm, vxm
+from waterclock.isa import mem, mxm, sxm, vxm
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere
 from waterclock.isa.spec import Operand, Role
@@ -77,7 +77,7 @@ def check_operands(issued: Issued, violations: Violations) -> None:
     config = issued.config
     below = {
         "addr": config.depth,
-        "lane": config.lanes,
+        "lane": mem.map_lanes(config),
         "row": config.vector - config.load_streams + 1,
         "entry": config.act_entries,
         "acc": config.acc_entries,
@@ -91,6 +91,7 @@ def check_operands(issued: Issued, violations: Violations) -> None:
                 _check_streams(group, spec, config, violations)
         _check_absent(group, violations)
     _check_features(issued, violations)
+    _check_map_paths(issued, violations)
     rotate, abc = issued.groups[sxm.Rotate], issued.groups[mxm.ABC]
     count = rotate.fields["count"]
     violations.expect(
@@ -161,7 +162,9 @@ def _check_streams(group: Group, spec: Operand, config: Config, violations: Viol
                 f"(code {field[i]:#x})"
             ),
         )
-    if group.op.kind.startswith("mxm"):
+    # So are the operands of MXM, and what MEM samples where streams share paths.
+    samples = group.op.kind in ("mem_read", "mem_write") and spec.role is Role.READS
+    if group.op.kind.startswith("mxm") or (samples and mem.map_path(config) is not None):
         outward = np.array([int(side.outward) for side in Hemisphere])[group.side]
         right = outward if spec.role is Role.READS else 1 - outward
         violations.expect(
@@ -196,6 +199,21 @@ def _check_absent(group: Group, violations: Violations) -> None:
             lambda i, name=name, value=value, present=present: (
                 f"{group.op.mnemonic} intent {name}: expected "
                 f"{'a value' if present[i] else 'none (-1)'}, found {value[i]}"
+            ),
+        )
+
+
+def _check_map_paths(issued: Issued, violations: Violations) -> None:
+    """Check that maps come by the paths that lead to the addresses."""
+    path = mem.map_path(issued.config)
+    for op in (mem.Gather, mem.Scatter):
+        group = issued.groups[op]
+        found = mem.path(issued.config, group.fields["map"])
+        violations.expect(
+            (found == path) | (path is None),
+            group.issue,
+            lambda i, op=op, found=found: (
+                f"{op.mnemonic} map: expected a stream of path {path}, found one of {found[i]}"
             ),
         )
 

@@ -111,12 +111,46 @@ class Fabric:
                 f"{issued.at(int(drives.issue[other[i]]))}"
             ),
         )
+        self._check_paths()
         # What is known without memory; Memory fills in what Read and Gather drive.
         self.tag: Ints = np.append(drives.value << BYTE_BITS | drives.byte, NOTHING)
         self.value_from: Ints = np.arange(self.nowhere + 1, dtype=np.int64)
         self.byte_from: Ints = self.value_from.copy()
         for op in KEEP_BYTE:
             self.byte_from[drives.spans[op, "dst"]] = self.source[self.reads.spans[op, "src"]]
+
+    def _check_paths(self) -> None:
+        """Check that no two streams of one path are sampled, or driven, at once at MEM slices."""
+        config = self.issued.config
+        if config.paths == 2 * config.streams:
+            return
+        for crossings, verb in ((self.reads, "samples"), (self.drives, "drives")):
+            mine = np.concatenate(
+                [
+                    np.arange(span.start, span.stop)
+                    for (op, _), span in crossings.spans.items()
+                    if op.kind in ("mem_read", "mem_write")
+                ]
+            )
+            code, column, cycle = (
+                getattr(crossings, name)[mine] for name in ("code", "column", "cycle")
+            )
+            place = (cycle * self.columns + column) * config.paths + mem.path(config, code)
+            order = np.lexsort((code, place))
+            shared = (place[order[1:]] == place[order[:-1]]) & (
+                (code[order[1:]] != code[order[:-1]]) | (crossings is self.drives)
+            )
+            later, other = mine[order[1:][shared]], mine[order[:-1][shared]]
+            self.violations.expect(
+                np.zeros(len(later), np.bool_),
+                crossings.issue[later],
+                lambda i, c=crossings, later=later, other=other, verb=verb: (
+                    f"{verb} stream {stream_text(int(c.code[later[i]]))} in cycle "
+                    f"{c.cycle[later[i]]}: expected its path free, found stream "
+                    f"{stream_text(int(c.code[other[i]]))} of "
+                    f"{self.issued.at(int(c.issue[other[i]]))}"
+                ),
+            )
 
     def _places(self, crossings: Crossings) -> tuple[Ints, Ints]:
         """Return (diagonal of a stream, how far downstream) of crossings, as in ``floorplan``."""

@@ -4,12 +4,16 @@ A resource is a tuple; the cycles in which it is taken are the bits of one integ
 whole run of a stencil is tested by one AND. Streams are reserved column by column: a value
 occupies every column from its producer to its last consumer, and no further, because a producer
 downstream may overwrite what nobody needs any more.
+
+Where a MEM group has fewer paths than streams, what its slices drive and sample is reserved too.
 """
 
 from collections.abc import Sequence
 
+from waterclock.isa import mem
 from waterclock.isa.config import Config
-from waterclock.isa.streams import Direction, stream
+from waterclock.isa.floorplan import Hemisphere, mem_column
+from waterclock.isa.streams import Direction, direction_of, stream
 
 Key = tuple[object, ...]
 
@@ -28,6 +32,18 @@ class Fabric:
     def __init__(self, config: Config):
         self.config = config
         self.taken: dict[Key, int] = {}
+        #: Columns whose slices share paths, and the way outward there.
+        self.shared = {
+            mem_column(config, side, index): side.outward
+            for side in Hemisphere
+            for index in range(config.slices)
+            if config.paths < 2 * config.streams
+        }
+        self.rivals: dict[int, list[int]] = {}  #: stream code -> the others of its path
+        codes = [stream(way, number) for way in Direction for number in range(config.streams)]
+        for code in codes:
+            path = mem.path(config, code)
+            self.rivals[code] = [c for c in codes if mem.path(config, c) == path and c != code]
 
 
 class Trial:
@@ -57,6 +73,18 @@ class Trial:
             banks[row // size] = banks.get(row // size, 0) | 1 << cycle
         return all(self.claim(("bank", *slice_key, bank), m) for bank, m in banks.items())
 
+    def sample(self, column: int, code: int, mask: int) -> bool:
+        """Reserve the path by which slices at ``column`` sample a stream; several may at once."""
+        if column not in self.fabric.shared:
+            return True
+        if direction_of(code) is not self.fabric.shared[column] or not all(
+            self.free(("sample", column, rival), mask) for rival in self.fabric.rivals[code]
+        ):
+            return False
+        key = ("sample", column, code)
+        self.claims[key] = self.claims.get(key, 0) | mask
+        return True
+
     def free(self, key: Key, mask: int) -> bool:
         """Tell whether a resource is free in all cycles of ``mask``."""
         return not (self.fabric.taken.get(key, 0) | self.claims.get(key, 0)) & mask
@@ -76,11 +104,34 @@ class Trial:
         """
         step = 1 if direction is Direction.EAST else -1
         for offset, start in starts:
+            if not self.free(
+                self._drive(direction, number + offset, start), mask >> abs(end - start)
+            ):
+                return False
             for column in range(start, end + step, step):
                 key = ("stream", direction, number + offset, column)
                 if not self.free(key, mask >> abs(end - column)):
                     return False
         return True
+
+    def _drive(self, direction: Direction, number: int, column: int) -> Key:
+        """Return the resource that a producer at ``column`` takes besides the stream."""
+        if column not in self.fabric.shared:
+            return ()
+        return "drive", column, mem.path(self.fabric.config, stream(direction, number))
+
+    def claim_streams(
+        self, direction: Direction, number: int, starts: list[tuple[int, int]], end: int, mask: int
+    ) -> None:
+        """Reserve streams that are free, see ``stream_free``."""
+        step = 1 if direction is Direction.EAST else -1
+        for offset, start in starts:
+            drive = self._drive(direction, number + offset, start)
+            if drive:
+                self.claim(drive, mask >> abs(end - start))
+            for column in range(start, end + step, step):
+                key = ("stream", direction, number + offset, column)
+                self.claim(key, mask >> abs(end - column))
 
     def route(
         self,
@@ -89,15 +140,17 @@ class Trial:
         end: int,
         mask: int,
         span: int,
+        *,
+        is_map: bool = False,
     ) -> int | None:
         """Find and claim ``span`` aligned streams; return the first one's code, or None."""
-        align = 4 if span == 3 else span
-        step = 1 if direction is Direction.EAST else -1
-        for number in range(0, self.fabric.config.streams - span + 1, align):
+        config = self.fabric.config
+        first, align = 0, 4 if span == 3 else span
+        map_path = mem.map_path(config)
+        if is_map and map_path is not None:
+            first, align = map_path, config.paths
+        for number in range(first, config.streams - span + 1, align):
             if self.stream_free(direction, number, starts, end, mask):
-                for offset, start in starts:
-                    for column in range(start, end + step, step):
-                        key = ("stream", direction, number + offset, column)
-                        self.claim(key, mask >> abs(end - column))
+                self.claim_streams(direction, number, starts, end, mask)
                 return stream(direction, number)
         return None

@@ -36,11 +36,7 @@ def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> i
             starts = [(offset, centre) for offset in range(span)]
             mask = mask_of([cycle + abs(end - centre) for cycle in cycles])
             if attempt.trial.stream_free(side.outward, number, starts, end, mask):
-                step = 1 if end > centre else -1
-                for offset in range(span):
-                    for column in range(centre, end + step, step):
-                        key = ("stream", side.outward, number + offset, column)
-                        attempt.trial.claim(key, mask >> abs(end - column))
+                attempt.trial.claim_streams(side.outward, number, starts, end, mask)
                 return code
         attempt.trial.claims, attempt.rows = snapshot, rows
         del attempt.emits[emits:]
@@ -80,9 +76,11 @@ def _store_in(
     first = attempt.next_row(side, number)
     rows = [p.row for p in sink.at] if sink.at else [first + i for i in range(len(cycles))]
     issues: dict[int, list[int]] = {}
-    for index in slices:
-        hops = abs(mem_column(config, side, index) - centre)
-        issues[index] = [cycle + hops for cycle in cycles]
+    for offset, index in enumerate(slices):
+        column = mem_column(config, side, index)
+        issues[index] = [cycle + abs(column - centre) for cycle in cycles]
+        if not attempt.trial.sample(column, code + offset, mask_of(issues[index])):
+            return None
         if not attempt.trial.claim_rows("write", (side, index), rows, issues[index]):
             return None
 
@@ -148,6 +146,8 @@ def _spread(attempt: Attempt, node: Node, sink: Spread, cycles: list[int], code:
                 todo.append((issue, index, region, item, number))
                 if not attempt.trial.claim(("write", side, index), 1 << issue):
                     return None
+                if not attempt.trial.sample(column, code + region.byte, 1 << issue):
+                    return None
                 for bank in {
                     region.base // config.rows,
                     (region.base + region.count - 1) // config.rows,
@@ -162,9 +162,16 @@ def _spread(attempt: Attempt, node: Node, sink: Spread, cycles: list[int], code:
         end = max((mem_column(config, side, i) for i in indices), key=lambda c: abs(c - centre))
         for item, cycle in enumerate(cycles):
             at = cycle + abs(end - centre)
-            found = read_streams(attempt, plan, [place], end, [at], 2)
+            found = read_streams(attempt, plan, [place], end, [at], 2, is_map=True)
             if found is None:
                 return None
+            for issue, i, _, which, n in todo:
+                column = mem_column(config, side, i)
+                mine = n // lanes == number and which == item
+                if mine and not all(
+                    attempt.trial.sample(column, found + half, 1 << issue) for half in (0, 1)
+                ):
+                    return None
             codes[number, item] = found
             reads.append(lambda p=place, e=end, a=at, c=found: emit_reads(plan, [p], e, [a], c, 2))
 

@@ -51,6 +51,8 @@ def read_streams(
     column: int,
     cycles: list[int],
     span: int,
+    *,
+    is_map: bool = False,
 ) -> int | None:
     """Claim Reads of one vector an item so that they arrive at ``column`` in ``cycles``.
 
@@ -77,7 +79,7 @@ def read_streams(
         or (column - vxm_column(config)) * (near - vxm_column(config)) <= 0
         else side.outward
     )
-    return trial.route(inward, starts, column, mask_of(cycles), span)
+    return trial.route(inward, starts, column, mask_of(cycles), span, is_map=is_map)
 
 
 def emit_reads(
@@ -229,8 +231,11 @@ def _gather(
         return None
     for offset, index in enumerate(table.slices[:span]):
         issue = issues[offset]
-        map_code = _map_read(attempt, place, starts[offset][1], issue)
-        if map_code is None:
+        at = starts[offset][1]
+        map_code = _map_read(attempt, place, at, issue)
+        if map_code is None or not all(
+            trial.sample(at, map_code + half, 1 << issue) for half in (0, 1)
+        ):
             return None
 
         def emit(
@@ -253,7 +258,7 @@ def _map_read(attempt: Attempt, place: Place, column: int, cycle: int) -> int | 
     key = (id(place), cycle - abs(column - centre))
     known = attempt.maps.get(key)
     if known is None:
-        code = read_streams(attempt, plan, [place], column, [cycle], 2)
+        code = read_streams(attempt, plan, [place], column, [cycle], 2, is_map=True)
         if code is not None:
             attempt.maps[key] = code, column
             attempt.emits.append(lambda: emit_reads(plan, [place], column, [cycle], code, 2))

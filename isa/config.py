@@ -29,6 +29,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "acc_entries": (1, 64),
     "digits": (1, 3),
     "imem_words": (64, 65536),
+    "paths": (4, 64),
 }
 
 
@@ -56,6 +57,9 @@ class Config:
     sxm: bool  #: whether there are SXMs; without, their columns only pass streams on
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
+    loops: bool  #: whether queues know Loop
+    two_port: bool  #: whether the banks of a slice are one memory with a read and a write port
+    paths: int  #: ways between a column and its MEM slices, see ``isa/mem.py``
     source: dataclasses.InitVar[str | None] = None  #: file or preset, for errors
 
     def __post_init__(self, source: str | None) -> None:
@@ -104,6 +108,9 @@ def check(config: Config, source: str) -> None:
             fail(field, repr(value), f"an integer from {low} to {high}")
     if config.streams % 4:
         fail("streams", config.streams, "a multiple of 4 (a 32-bit value takes 4 streams)")
+    every = 2 * config.streams
+    if config.paths != every and (config.paths & (config.paths - 1) or every // 2 % config.paths):
+        fail("paths", config.paths, f"{every}, or a power of two that divides {every // 2}")
     if config.slices % config.group:
         fail("slices", config.slices, f"a multiple of group ({config.group})")
     if config.slices < 8:
@@ -120,8 +127,9 @@ def check(config: Config, source: str) -> None:
         fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
-    if not isinstance(config.sxm, bool):
-        fail("sxm", repr(config.sxm), "true or false")
+    for field in ("sxm", "loops", "two_port"):
+        if not isinstance(getattr(config, field), bool):
+            fail(field, repr(getattr(config, field)), "true or false")
     if not config.alus or len(config.alus) > 31:
         fail("alus", len(config.alus), "1 to 31 ALUs")
     for index, features in enumerate(config.alus):

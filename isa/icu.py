@@ -21,7 +21,7 @@ class Halt(Instruction):
 class NOP(Instruction):
     """Issue nothing for ``count`` cycles. Zero counts as one."""
 
-    count: int = operand(16, doc="cycles")
+    count: int = operand(12, doc="cycles")
 
 
 @instruction("icu", 2)
@@ -33,8 +33,8 @@ class Repeat(Instruction):
     cycles. The word before it must be a unit's instruction.
     """
 
-    count: int = operand(12, doc="times, 1 or more")
     distance: int = operand(8, doc="cycles between two issues, 1 or more")
+    count: int = operand(12, doc="times, 1 or more")
     stride: int = operand(12, signed=True, doc="added to the address each time")
 
 
@@ -44,11 +44,11 @@ class Loop(Instruction):
 
     In the k-th repetition k * ``stride`` is added to every address of the block, on top of the
     strides of Repeat. Loop takes one cycle whenever it is met, the last time included. Blocks do
-    not nest, and a block holds no Sync, Notify or Halt.
+    not nest, and a block holds no Sync, Notify or Halt. Only chips with ``loops`` know it.
     """
 
-    count: int = operand(12, doc="repetitions, 1 or more")
     length: int = operand(8, doc="words of the block, 1 or more")
+    count: int = operand(12, doc="repetitions, 1 or more")
     stride: int = operand(12, signed=True, doc="added to addresses each repetition")
 
 

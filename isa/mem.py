@@ -3,11 +3,17 @@
 A slice has two single-port banks: address ``a`` lies in bank ``a // rows``. A read and a write
 may share a cycle when their banks differ. Two queues a slice are our choice: a Repeat in one is
 not cut short by an instruction of the other.
+
+Between a column and the slices of its group there are ``Config.paths`` paths (ours). Where they
+are fewer than streams, slices sample only streams that flow outward, and streams of equal number
+modulo ``paths`` share one: in one cycle the slices of a group can sample only one of them, any
+number of times, and drive only one of them, of either direction. Maps then come by the last two
+paths.
 """
 
 from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction, Role, instruction, operand
-from waterclock.isa.streams import STREAM_BITS
+from waterclock.isa.streams import ID_BITS, STREAM_BITS
 
 ADDRESS_BITS = 16
 LANE_BITS = 4
@@ -18,11 +24,31 @@ def read_latency(_: Config) -> int:
     return 2
 
 
+def _depth(config: Config) -> int:
+    return config.depth
+
+
+def path(config: Config, code: int) -> int:
+    """Return the path between a column and its slices that a stream takes; arrays will do."""
+    number = (code >> ID_BITS) * config.streams + (code & (1 << ID_BITS) - 1)
+    return number % config.paths
+
+
+def map_lanes(config: Config) -> int:
+    """Return how many lanes of a superlane may hold maps: at most one a slice that LW reads."""
+    return min(config.lanes, config.load_streams)
+
+
+def map_path(config: Config) -> int | None:
+    """Return the path by which the low bytes of maps come; None where every pair of paths may."""
+    return config.paths - 2 if config.paths < 2 * config.streams else None
+
+
 @instruction("mem_read", 8, latency=read_latency)
 class Read(Instruction):
     """Put the vector at ``addr`` onto stream ``dst``."""
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="vector address in the slice")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="vector address in the slice")
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
 
 
@@ -31,21 +57,23 @@ class Gather(Instruction):
     """Put the vector at ``addr`` + map onto stream ``dst``, the map being data.
 
     Each superlane takes its own 16-bit map value from lane ``lane`` of the streams ``map`` (low
-    byte) and ``map`` + 1 (high byte), sampled at issue. All addresses that occur must lie in one
-    bank. Byte-planar maps and the choice of the lane are ours.
+    byte) and ``map`` + 1 (high byte), sampled at issue; ``map`` is even. All addresses that occur
+    must lie in one bank. Byte-planar maps and the choice of the lane are ours.
     """
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="base address")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="base address")
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
-    lane: int = operand(LANE_BITS, doc="lane of each superlane that holds the map value")
+    lane: int = operand(
+        LANE_BITS, below=map_lanes, doc="lane of each superlane that holds the map value"
+    )
 
 
 @instruction("mem_write", 10)
 class Write(Instruction):
     """Store stream ``src`` at ``addr``; a Read issued in the next cycle sees it."""
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="vector address in the slice")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="vector address in the slice")
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
 
 
@@ -53,7 +81,9 @@ class Write(Instruction):
 class Scatter(Instruction):
     """Store stream ``src`` at ``addr`` + map; the map is taken as in Gather."""
 
-    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, doc="base address")
+    addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="base address")
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
-    lane: int = operand(LANE_BITS, doc="lane of each superlane that holds the map value")
+    lane: int = operand(
+        LANE_BITS, below=map_lanes, doc="lane of each superlane that holds the map value"
+    )

@@ -62,6 +62,22 @@ def names(kind: type[enum.IntEnum]) -> tuple[str, ...]:
     return tuple(member.name for member in kind)
 
 
+def _rows(config: Config) -> int:
+    return config.vector - config.load_streams + 1
+
+
+def _lanes(config: Config) -> int:
+    return config.vector
+
+
+def _act_entries(config: Config) -> int:
+    return config.act_entries
+
+
+def _acc_entries(config: Config) -> int:
+    return config.acc_entries
+
+
 def weights_at(config: Config) -> int:
     """Return the cycles from an ABC to the first in which it multiplies with the array.
 
@@ -90,7 +106,9 @@ class LW(Instruction):
     Vector i comes from stream ``src`` + i, flowing outward.
     """
 
-    row: int = operand(LANE_BITS, Role.ADDRESS, doc="first row or column that is filled")
+    row: int = operand(
+        LANE_BITS, Role.ADDRESS, below=_rows, doc="first row or column that is filled"
+    )
     src: int = operand(
         STREAM_BITS,
         Role.READS,
@@ -110,7 +128,9 @@ class IW(Instruction):
 class ABL(Instruction):
     """Load an arriving activation vector (two streams, outward) into the activation buffer."""
 
-    entry: int = operand(ENTRY_BITS, Role.ADDRESS, doc="entry of the activation buffer")
+    entry: int = operand(
+        ENTRY_BITS, Role.ADDRESS, below=_act_entries, doc="entry of the activation buffer"
+    )
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="first of two")
 
 
@@ -122,20 +142,22 @@ class ABC(Instruction):
     modulo 2^64 and are exact below (contractions up to 8,192 with 8-bit weights).
     """
 
-    entry: int = operand(ENTRY_BITS, Role.ADDRESS, doc="entry of the activation buffer")
-    acc: int = operand(ENTRY_BITS, doc="accumulator")
+    entry: int = operand(
+        ENTRY_BITS, Role.ADDRESS, below=_act_entries, doc="entry of the activation buffer"
+    )
+    acc: int = operand(ENTRY_BITS, below=_acc_entries, doc="accumulator")
     add: int = operand(1, doc="1 to add to the accumulator, 0 to set it (lanes of the window)")
     activation: int = operand(1, kind="activation", names=names(Activation), doc="format")
     weight: int = operand(2, kind="weight", names=names(Weight), doc="format")
     window: int = operand(2, kind="window", names=names(Window), doc="what lanes restrict")
-    first: int = operand(LANE_BITS, doc="first lane of the window")
-    last: int = operand(LANE_BITS, doc="last lane of the window")
+    first: int = operand(LANE_BITS, below=_lanes, doc="first lane of the window")
+    last: int = operand(LANE_BITS, below=_lanes, doc="last lane of the window")
 
 
 @instruction("mxm_acc", 12, latency=acc_latency)
 class ACC(Instruction):
     """Emit an accumulator as four streams, inward."""
 
-    acc: int = operand(ENTRY_BITS, Role.ADDRESS, doc="accumulator")
+    acc: int = operand(ENTRY_BITS, Role.ADDRESS, below=_acc_entries, doc="accumulator")
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", streams=4, doc="first of four")
     result: int = operand(1, kind="result", names=names(Result), doc="format")

@@ -56,8 +56,8 @@ def add_offsets(
 class _Walker:
     """Walks one queue's words; stops at each Sync until told when it resumes."""
 
-    def __init__(self, name: str, kind: str, words: NDArray[np.uint64], start: int):
-        self.name, self.kind = name, kind
+    def __init__(self, name: str, kind: str, words: NDArray[np.uint64], start: int, *, loops: bool):
+        self.name, self.kind, self.loops = name, kind, loops
         self.words = [int(word) for word in words]
         self.pc, self.time = start, 0
         self.parked = self.halted = False
@@ -112,6 +112,8 @@ class _Walker:
                 self.time += op.count * op.distance
                 previous = None
             elif isinstance(op, icu.Loop):
+                if not self.loops:
+                    raise self.fail("Loop on a chip without loops")
                 self.time += 1
                 done = loop[1] if loop and loop[0] == self.pc else 0
                 if loop and loop[0] != self.pc:
@@ -180,7 +182,9 @@ def expand(
         if index not in numbers:
             raise SequenceError(f"queue {index}: the chip has {len(numbers)} queues")
     walkers = {
-        queue.index: _Walker(queue.name, queue.kind, programs[queue.index], start)
+        queue.index: _Walker(
+            queue.name, queue.kind, programs[queue.index], start, loops=config.loops
+        )
         for queue in queues(config)
         if queue.index in programs
     }

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 from waterclock.isa.config import Config
+from waterclock.isa.streams import ID_BITS
 
 OPCODE_BITS = 6
 WORD_BITS = 64
@@ -42,11 +43,22 @@ class Operand:
     doc: str
     names: tuple[str, ...] = ()
     streams: "int | Callable[[Any, Config], int]" = 1  #: streams that the operand spans
+    below: "Callable[[Config], int] | None" = None  #: legal values, where fewer than the field's
     low: int = 0  # position of the least significant bit in the word
 
     def span(self, of: "Instruction", config: Config) -> int:
         """Return how many streams this operand of instruction ``of`` spans."""
         return self.streams if isinstance(self.streams, int) else self.streams(of, config)
+
+    def used(self, config: Config) -> int:
+        """Return the bits of the field that legal values of a configuration set, as a mask."""
+        number = (config.streams - 1).bit_length()
+        if self.kind == "source":  # of the buses, the lane reduction's comes last
+            number = max(number, len(config.alus).bit_length())
+        if self.kind in ("stream", "source", "target"):
+            return ((1 << number) - 1 | -1 << ID_BITS) & (1 << self.bits) - 1
+        values = self.below(config) if self.below else 1 << self.bits
+        return (1 << (values - 1).bit_length()) - 1
 
     def holds(self, value: int) -> bool:
         """Tell whether ``value`` fits the field."""
@@ -64,13 +76,14 @@ def operand(
     signed: bool = False,
     names: tuple[str, ...] = (),
     streams: int | Callable[[Any, Config], int] = 1,
+    below: Callable[[Config], int] | None = None,
 ) -> Any:
     """Declare one operand of an instruction class.
 
     ``streams`` is the number of streams that a stream operand spans, or a function of the
-    instruction and the configuration.
+    instruction and the configuration. ``below`` returns the number of legal values.
     """
-    spec = Operand("", bits, signed, role, kind, doc, names, streams)
+    spec = Operand("", bits, signed, role, kind, doc, names, streams, below)
     return dataclasses.field(metadata={"operand": spec})
 
 

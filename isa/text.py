@@ -1,7 +1,7 @@
 """Assembler and disassembler: one instruction a line, all of it read off the declarations.
 
 mem_read: read addr=17, dst=E3
-icu:      repeat count=3, distance=1, stride=1
+icu:      repeat distance=1, count=3, stride=1
 """
 
 from collections.abc import Iterable

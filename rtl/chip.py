@@ -6,11 +6,13 @@ the full-size chip is the same few modules as the small one.
 
 from amaranth import *
 from amaranth.lib import wiring
+from amaranth.utils import exact_log2
 
 from waterclock.isa import floorplan
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere, queues
 from waterclock.isa.spec import WORD_BITS
+from waterclock.isa.streams import ID_BITS
 from waterclock.rtl.column import StreamColumn
 from waterclock.rtl.drive import Drive, drive_streams
 from waterclock.rtl.host import HostPort
@@ -174,6 +176,7 @@ class Chip(wiring.Component):
                             "host_we": host["write"],
                             "host_addr": host["address"],
                             "host_wdata": host["write_data"][k * width : (k + 1) * width],
+                            "outward": int(side.outward),
                             "id": tile_id(config, k, int(side), first),
                         },
                     )
@@ -301,15 +304,15 @@ class Chip(wiring.Component):
             planes.append(plane)
         for k in range(config.superlanes):
             column = self._column(m, f"mxm_column_{letter}", k, x, east, west)
-            drives = [
-                Drive(
-                    Mux(getattr(plane, f"result_valid_{k}"), RESULT_STREAMS, 0),
-                    getattr(plane, f"result_dst_{k}"),
-                    getattr(plane, f"result_{k}"),
-                    RESULT_STREAMS,
-                )
-                for plane in planes
-            ]
+            # Results flow inward on aligned streams: their code has few places to name.
+            low, inward = exact_log2(RESULT_STREAMS), int(side.inward)
+            drives: list[Drive] = []
+            for plane in planes:
+                valid, dst = (getattr(plane, f"result_{name}_{k}") for name in ("valid", "dst"))
+                place = Cat(C(0, low), dst[low:ID_BITS], C(inward, 1))
+                result = getattr(plane, f"result_{k}")
+                drives.append(Drive(Mux(valid, RESULT_STREAMS, 0), place, result, RESULT_STREAMS))
+                self.errors["mxm"].append(valid & (dst[:low].any() | (dst[ID_BITS] != inward)))
             bus = drive_streams(m, config, drives)
             for name in ("east_valid", "east_data", "west_valid", "west_data"):
                 m.d.comb += column[name].eq(getattr(bus, name))

@@ -1,13 +1,15 @@
 """ICU: one instruction queue, which walks its words and issues to one unit."""
 
+import numpy as np
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
 
 from waterclock.isa import icu
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, WORD_BITS, Instruction, instructions, word_bits
-from waterclock.rtl.sram import ID_BITS, SRAM
+from waterclock.rtl.sram import ID_BITS, SRAM, sram_image
 
 ADDRESS_BITS = 16
 
@@ -18,6 +20,70 @@ UNIT_BIT = 3
 def launch_latency(_: Config) -> int:
     """Return the cycles from ``launch`` to cycle 0, in which units hold the first instruction."""
     return 2
+
+
+def address_field(kind: str, config: Config) -> tuple[int, int] | None:
+    """Return the position and width of the address in a kind's words, if they have one.
+
+    The width is that of the addresses of the configuration, modulo which strides are added.
+    """
+    own = [op for op in instructions(kind) if op.kind == kind]
+    places = {(spec.low, spec.used(config).bit_length()) for op in own if (spec := op.address())}
+    if len(places) > 1 or (places and not all(op.address() for op in own)):
+        raise ValueError(f"{kind}: addresses of the instructions are not in one place")
+    return next(iter(places), None)
+
+
+def unit_bits(kind: str, config: Config) -> int:
+    """Return the bits that legal instructions of a kind's unit ever set, as a mask."""
+    used = 0
+    for op in instructions(kind):
+        if op.kind == kind:
+            used |= op.opcode
+            for spec in op.operands:
+                used |= spec.used(config) << spec.low
+    return used
+
+
+def stored_bits(kind: str, config: Config) -> int:
+    """Return the bits that legal words of a kind ever set, as a mask.
+
+    Only they are stored: so a word of MEM takes one block RAM of an FPGA.
+    """
+    _, bits = address_field(kind, config) or (0, 0)
+    used = unit_bits(kind, config)
+    for op in instructions(kind):
+        if op.kind == kind or (op is icu.Loop and not config.loops):
+            continue
+        used |= op.opcode
+        for spec in op.operands:
+            field = (1 << bits if spec.name == "stride" else 1 << spec.bits) - 1
+            used |= (field & (1 << spec.bits) - 1) << spec.low
+    return used
+
+
+def _runs(used: int) -> list[slice]:
+    """Return a mask as runs of bits, low to high."""
+    bits = [used >> bit & 1 for bit in range(used.bit_length() + 1)]
+    starts = [bit for bit, it in enumerate(bits) if it and not (bit and bits[bit - 1])]
+    return [slice(low, bits.index(0, low)) for low in starts]
+
+
+def imem_image(kind: str, config: Config, words: NDArray[np.uint64]) -> bytes:
+    """Return the preload file of a queue's instruction memory, see ``rtl/sram.py``.
+
+    Parameters
+    ----------
+    words : (n,) uint64
+        From word 0 on.
+    """
+    stored, place = np.zeros(len(words), "<u8"), 0
+    for run in _runs(stored_bits(kind, config)):
+        size = run.stop - run.start
+        field = words.astype(np.uint64) >> np.uint64(run.start) & np.uint64((1 << size) - 1)
+        stored |= field << np.uint64(place)
+        place += size
+    return sram_image(stored.view(np.uint8).reshape(-1, 8)[:, : -(-place // 8)])
 
 
 def _field(word: Value, op: type[Instruction], name: str) -> Value:
@@ -34,7 +100,7 @@ class ICUQueue(wiring.Component):
     kind : str
         Kind of queue, see ``isa/floorplan.py``.
     config : Config
-        Uses ``imem_words``.
+        Uses ``imem_words``, ``loops``, and what says which bits of words are used.
 
     Members
     -------
@@ -52,8 +118,8 @@ class ICUQueue(wiring.Component):
         A rule of ``isa/icu.py`` was broken in the cycle before. Loops in blocks of others and
         counts of zero are not checked (the latter are in simulation).
     host_en, host_we, host_addr, host_wdata, host_rdata
-        Access to the memory while halted, 16 bits of address, 64 of data. What is read in cycle
-        t is there from t + 1 until the next access.
+        Access to the memory while halted, 16 bits of address, 64 of data, of which those of
+        ``stored_bits`` are kept. What is read in cycle t is there from t + 1 until the next access.
     id : In(16)
         A constant that names the memory in simulation: ``IMEM_ID`` + number of the queue.
 
@@ -67,13 +133,10 @@ class ICUQueue(wiring.Component):
     def __init__(self, kind: str, config: Config):
         self.kind, self.config = kind, config
         own = [op for op in instructions(kind) if op.kind == kind]
-        places = {(spec.low, spec.bits) for op in own if (spec := op.address())}
-        if len(places) > 1 or (places and not all(op.address() for op in own)):
-            raise ValueError(f"{kind}: addresses of the instructions are not in one place")
         if any(op.opcode < 1 << UNIT_BIT for op in own):
             raise ValueError(f"{kind}: opcodes below {1 << UNIT_BIT} belong to the ICU")
         #: Position and width of the field to which strides are added, if there is one.
-        self.address = next(iter(places), None)
+        self.address = address_field(kind, config)
         super().__init__(
             {
                 "launch": In(1),
@@ -94,11 +157,16 @@ class ICUQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = SRAM(len(self.word), self.config.imem_words)
-        fetched, opcode = memory.rdata, memory.rdata[:OPCODE_BITS]
+        used = stored_bits(self.kind, self.config)
+        runs = _runs(used)
+        m.submodules.memory = memory = SRAM(used.bit_count(), self.config.imem_words)
+        fetched, opcode = Signal(len(self.word)), Signal(OPCODE_BITS)
+        stored = Cat(fetched[run] for run in runs)
+        m.d.comb += [stored.eq(memory.rdata), opcode.eq(fetched)]
         running, seen = Signal(), Signal()  # seen: the word was there in the cycle before, too
         unit, stay, jump, issue = Signal(), Signal(), Signal(), Signal()
-        own = [op for op in instructions(self.kind) if op.kind == "icu"]
+        known = [op for op in instructions(self.kind) if op.kind == "icu"]
+        own = [op for op in known if op is not icu.Loop or self.config.loops]
         execute = {op: Signal(name=op.mnemonic) for op in own}
         with m.If(running):
             m.d.comb += unit.eq(opcode[UNIT_BIT:].any())
@@ -114,13 +182,15 @@ class ICUQueue(wiring.Component):
             memory.en.eq(Mux(running, ~stay, self.launch | self.host_en)),
             memory.we.eq(~running & ~self.launch & self.host_we),
             memory.addr.eq(Mux(running, pc - back, Mux(self.launch, self.start, self.host_addr))),
-            memory.wdata.eq(self.host_wdata),
+            memory.wdata.eq(Cat(self.host_wdata[run] for run in runs)),
             self.host_rdata.eq(fetched),
         ]
         with m.If(memory.en):
             m.d.sync += pc.eq(memory.addr)
 
-        offset, looping = self._loop(m, fetched, execute[icu.Loop], jump)
+        offset, looping = C(0), C(0)
+        if icu.Loop in own:
+            offset, looping = self._loop(m, fetched, execute[icu.Loop], jump)
         due = self._wait(m, fetched, seen, execute, stay)
         late = self._sync(m, execute, seen, stay)
         m.d.comb += issue.eq(unit | due)
@@ -131,15 +201,13 @@ class ICUQueue(wiring.Component):
         repeat, new = execute[icu.Repeat], ~seen
         count, distance = (_field(fetched, icu.Repeat, name) for name in ("count", "distance"))
         faults = [
-            (running & ~unit & (opcode >= len(own)), "illegal instruction"),
+            (running & ~(unit | Cat(execute.values()).any()), "illegal instruction"),
             (repeat & new & ~after_unit, "Repeat does not follow a unit's instruction"),
             ((execute[icu.Sync] | execute[icu.Notify]) & looping, "Sync or Notify in a Loop"),
             (late, "Sync is reached after the Notify"),
             (running & self.launch, "launched while running"),
         ]
-        zero = (repeat & ((count == 0) | (distance == 0))) | (
-            execute[icu.Loop] & ((count == 0) | (_field(fetched, icu.Loop, "length") == 0))
-        )
+        zero = (repeat | execute.get(icu.Loop, C(0))) & ((count == 0) | (distance == 0))
         m.d.sync += self.error.eq(Cat(fault for fault, _ in faults).any())
         faults.append((zero, "a count of zero"))
         broken = Signal(len(faults))
@@ -178,24 +246,28 @@ class ICUQueue(wiring.Component):
     ) -> Signal:
         """Count the cycles of NOP and Repeat; return whether a Repeat issues."""
         distance, count = (_field(fetched, icu.Repeat, name) for name in ("distance", "count"))
-        cycles = _field(fetched, icu.NOP, "count")
-        wait, left = Signal(len(cycles)), Signal(len(cycles))  # cycles, this one included
-        times, more = Signal(len(count)), Signal(len(count))  # issues, the next one included
-        due, over, waiting = Signal(), Signal(), Signal()
-        repeat = execute[icu.Repeat]
-        m.d.comb += [
-            left.eq(Mux(waiting, wait, Mux(repeat, distance, cycles))),
-            more.eq(Mux(seen, times, count)),
-            over.eq(~left[1:].any()),
-        ]
+        target = _field(fetched, icu.NOP, "count")  # its low bits are the distance of Repeat
+        cycle = Signal(len(target), init=1)  # of the word or distance, from 1
+        times = Signal(len(count), init=1)  # of the Repeat, from 1
+        due, over, last = Signal(), Signal(), Signal()
+        low, repeat = len(distance), execute[icu.Repeat]
+        # Counters are cheap to compare with what was fetched. A Repeat ends before the high bits
+        # count, and what is zero ends with the first cycle: odd counts end on even numbers, too.
+        m.d.comb += over.eq(
+            (cycle[1:low] == target[1:low])
+            & (repeat | (cycle[low:] == target[low:]))
+            & (cycle[0] | ~target[0])
+        )
+        m.d.comb += last.eq(times == count)
+        m.d.sync += [cycle.eq(1), times.eq(1)]
         with m.If(execute[icu.NOP]):
             m.d.comb += stay.eq(~over)
         with m.If(repeat):
-            m.d.comb += [due.eq(over), stay.eq(~over | more[1:].any())]
-            m.d.sync += times.eq(more - over)
-        with m.If(stay):
-            m.d.sync += wait.eq(left - 1)
-        m.d.sync += waiting.eq(stay & ~over)
+            m.d.comb += [due.eq(over), stay.eq(~(over & last))]
+            with m.If(stay):
+                m.d.sync += times.eq(times + over)
+        with m.If((repeat | execute[icu.NOP]) & ~over):
+            m.d.sync += cycle.eq(cycle + 1)
         return due
 
     def _sync(
@@ -215,14 +287,14 @@ class ICUQueue(wiring.Component):
     ) -> None:
         """Issue the fetched word or, for a Repeat, the last one, with strides added."""
         last = Signal(len(self.word), reset_less=True)
-        base = Signal(len(self.word))
         with m.If(issue):
-            m.d.comb += base.eq(Mux(repeat, last, fetched))
+            for run in _runs(unit_bits(self.kind, self.config)):
+                m.d.comb += self.word[run].eq(Mux(repeat, last[run], fetched[run]))
             m.d.sync += last.eq(self.word)
-        m.d.comb += self.word.eq(base)
-        if self.address:
-            low, bits = self.address
-            step = Signal(bits)
-            with m.If(issue):
-                m.d.comb += step.eq(Mux(repeat, _field(fetched, icu.Repeat, "stride"), offset))
-            m.d.comb += self.word[low : low + bits].eq(base[low : low + bits] + step)
+            if self.address:
+                low, bits = self.address
+                field = slice(low, low + bits)
+                stride = _field(fetched, icu.Repeat, "stride")
+                # Added before the choice: so the fetched address does not wait for a sum.
+                moved, begun = (last[field] + stride)[:bits], (fetched[field] + offset)[:bits]
+                m.d.comb += self.word[field].eq(Mux(repeat, moved, begun))

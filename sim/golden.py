@@ -17,7 +17,7 @@ from waterclock.isa.program import Program, Schedule
 from waterclock.isa.sequence import expand
 from waterclock.isa.spec import Instruction, decode
 from waterclock.isa.streams import ID_BITS
-from waterclock.sim.mem import MEMSlice
+from waterclock.sim.mem import MEMSlice, Paths
 from waterclock.sim.mxm import Plane
 from waterclock.sim.port import Hazard
 from waterclock.sim.sxm import SXM
@@ -120,8 +120,15 @@ class Golden:
     ) -> None:
         self.config = config
         self.streams = Streams(config)
+        self.paths = {
+            (side, group): Paths(config, side.outward)
+            for side in Hemisphere
+            for group in range(config.groups)
+        }
         self.slices = {
-            (side, index): MEMSlice(config, f"MEM_{side.name[0]}{index}")
+            (side, index): MEMSlice(
+                config, f"MEM_{side.name[0]}{index}", self.paths[side, index // config.group]
+            )
             for side in Hemisphere
             for index in range(config.slices)
         }
@@ -180,7 +187,7 @@ class Golden:
         """
         events, halt = self._plan(schedule)
         self.streams.clear()
-        for found in self.slices.values():
+        for found in (*self.slices.values(), *self.paths.values()):
             found.start()
         for unit in (self.vxm, *self.planes.values()):
             unit.start()

@@ -6,9 +6,45 @@ from numpy.typing import NDArray
 from waterclock.isa import mem
 from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction
+from waterclock.isa.streams import Direction, direction_of, stream_text
 from waterclock.sim.port import Hazard, Port
 
 NEVER = -1
+
+
+class Paths:
+    """The ways between a column and its slices in the cycles under way, see ``isa/mem.py``.
+
+    Parameters
+    ----------
+    config : Config
+        Uses ``streams`` and ``paths``.
+    outward : Direction
+        The way from the VXM.
+    """
+
+    def __init__(self, config: Config, outward: Direction):
+        self.config, self.outward = config, outward
+        self.shared = config.paths < 2 * config.streams
+        self.start()
+
+    def start(self) -> None:
+        """Begin a run at cycle 0."""
+        self._sampled: dict[int, tuple[int, int]] = {}  # path -> cycle and stream code
+        self._driven: dict[tuple[int, int], int] = {}  # path and cycle -> stream code
+
+    def sample(self, cycle: int, code: int) -> int | None:
+        """Take a stream; return the code of another that has the path in this cycle."""
+        path = mem.path(self.config, code)
+        last, other = self._sampled.get(path, (NEVER, code))
+        self._sampled[path] = cycle, code
+        return other if last == cycle and other != code else None
+
+    def drive(self, cycle: int, code: int) -> int | None:
+        """Drive a stream in ``cycle``; return the code of another that has the path then."""
+        key = mem.path(self.config, code), cycle
+        other = self._driven.setdefault(key, code)
+        return other if other != code else None
 
 
 class MEMSlice:
@@ -17,9 +53,11 @@ class MEMSlice:
     Parameters
     ----------
     config : Config
-        Uses ``superlanes``, ``lanes`` and ``rows``.
+        Uses ``superlanes``, ``lanes``, ``paths`` and ``rows``.
     name : str
         Name of the slice in hazards.
+    paths : Paths
+        What the slices of a group share.
 
     Attributes
     ----------
@@ -29,8 +67,8 @@ class MEMSlice:
         uint8.
     """
 
-    def __init__(self, config: Config, name: str):
-        self.config, self.name = config, name
+    def __init__(self, config: Config, name: str, paths: Paths):
+        self.config, self.name, self.paths = config, name, paths
         # Rows are kept by superlane, because Gather and Scatter address each on its own.
         self._rows = np.zeros((config.depth, config.superlanes, config.lanes), np.uint8)
         self._written = np.zeros((config.depth, config.superlanes), bool)
@@ -58,7 +96,8 @@ class MEMSlice:
         ------
         Hazard
             For an address beyond the slice, a read of what was never written, superlanes in
-            different banks, two accesses of one bank in one cycle, and an impossible map.
+            different banks, two accesses of one bank in one cycle, two streams on one path, and
+            an impossible map.
         """
         match op:
             case mem.Read():
@@ -67,7 +106,7 @@ class MEMSlice:
                 if not self._written[address].all():
                     raise self._hazard(cycle, op, f"address {address} was never written")
                 data = self._rows[address].reshape(1, -1).copy()
-                port.drive(op.dst, data, op.latency(self.config))
+                self._drive(cycle, op, data, port)
             case mem.Gather():
                 addresses = self._addresses(cycle, op, port)
                 written = self._written[addresses, self._superlanes]
@@ -75,16 +114,16 @@ class MEMSlice:
                     found = int(addresses[~written][0])
                     raise self._hazard(cycle, op, f"address {found} was never written")
                 data = self._rows[addresses, self._superlanes].reshape(1, -1)
-                port.drive(op.dst, data, op.latency(self.config))
+                self._drive(cycle, op, data, port)
             case mem.Write():
                 self._claim(cycle, op, op.addr, op.addr)
-                data = port.read(op.src, 1)[0]
+                data = self._sample(cycle, op, op.src, 1, port)[0]
                 self._rows[op.addr] = data.reshape(self._rows.shape[1:])
                 self._written[op.addr] = True
                 self.writes.append((cycle, op.addr, data))
             case mem.Scatter():
                 addresses = self._addresses(cycle, op, port)
-                data = port.read(op.src, 1)[0]
+                data = self._sample(cycle, op, op.src, 1, port)[0]
                 self._rows[addresses, self._superlanes] = data.reshape(self._rows.shape[1:])
                 self._written[addresses, self._superlanes] = True
                 places = tuple(addresses.tolist())
@@ -97,12 +136,41 @@ class MEMSlice:
         """Return the address in each superlane and claim their bank."""
         if op.map % 2:
             raise self._hazard(cycle, op, f"map stream {op.map} is odd")
-        if op.lane >= self.config.lanes:
-            raise self._hazard(cycle, op, f"lane {op.lane} of {self.config.lanes}")
-        low, high = port.read(op.map, 2)[:, op.lane :: self.config.lanes].astype(np.int64)
+        path = mem.map_path(self.config)
+        if path is not None and mem.path(self.config, op.map) != path:
+            raise self._hazard(cycle, op, f"map stream {op.map} does not come by path {path}")
+        lanes = mem.map_lanes(self.config)
+        if op.lane >= lanes:
+            raise self._hazard(cycle, op, f"lane {op.lane} of {lanes}")
+        streams = self._sample(cycle, op, op.map, 2, port)
+        low, high = streams[:, op.lane :: self.config.lanes].astype(np.int64)
         addresses = (op.addr + low + 256 * high) % (1 << mem.ADDRESS_BITS)
         self._claim(cycle, op, int(addresses.min()), int(addresses.max()))
         return addresses
+
+    def _sample(
+        self, cycle: int, op: Instruction, code: int, span: int, port: Port
+    ) -> NDArray[np.uint8]:
+        """Take streams off the column."""
+        for stream in range(code, code + span) if self.paths.shared else ():
+            if direction_of(stream) is not self.paths.outward:
+                raise self._hazard(cycle, op, f"stream {stream_text(stream)} does not flow outward")
+            self._expect_free(cycle, op, stream, self.paths.sample(cycle, stream))
+        return port.read(code, span)
+
+    def _drive(
+        self, cycle: int, op: mem.Read | mem.Gather, data: NDArray[np.uint8], port: Port
+    ) -> None:
+        """Put a vector onto its stream of the column."""
+        latency = op.latency(self.config)
+        if self.paths.shared:
+            self._expect_free(cycle, op, op.dst, self.paths.drive(cycle + latency, op.dst))
+        port.drive(op.dst, data, latency)
+
+    def _expect_free(self, cycle: int, op: Instruction, code: int, other: int | None) -> None:
+        if other is not None:
+            what = f"stream {stream_text(code)}: its path is taken by {stream_text(other)}"
+            raise self._hazard(cycle, op, what)
 
     def _claim(self, cycle: int, op: Instruction, lowest: int, highest: int) -> None:
         """Take the bank of a range of addresses for this cycle."""

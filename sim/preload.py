@@ -6,7 +6,7 @@ import numpy as np
 
 from waterclock.isa.floorplan import queues
 from waterclock.isa.program import Program
-from waterclock.isa.spec import word_bits
+from waterclock.rtl.icu import imem_image
 from waterclock.rtl.mem import tile_id
 from waterclock.rtl.sram import IMEM_ID, sram_image
 
@@ -29,7 +29,6 @@ def write_memories(program: Program, folder: Path) -> None:
                 bank_rows = part[bank * rows : (bank + 1) * rows]
                 (folder / f"{number + bank}.bin").write_bytes(sram_image(bank_rows))
     for queue in queues(config):
-        size = -(-word_bits(queue.kind) // 8)
         end = max(
             (s.start + len(s.words[queue.index]) for s in program.schedules
              if queue.index in s.words),
@@ -40,5 +39,5 @@ def write_memories(program: Program, folder: Path) -> None:
             found = schedule.words.get(queue.index)
             if found is not None:
                 words[schedule.start : schedule.start + len(found)] = found
-        raw = words.view(np.uint8).reshape(-1, 8)[:, :size]
-        (folder / f"{IMEM_ID + queue.index}.bin").write_bytes(sram_image(raw))
+        image = imem_image(queue.kind, config, words)
+        (folder / f"{IMEM_ID + queue.index}.bin").write_bytes(image)

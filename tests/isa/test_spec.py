@@ -86,7 +86,7 @@ def test_stride_is_added_to_the_address_modulo_its_field(cls, data):
 
 def test_word_of_a_known_instruction_is_as_documented():
     assert mem.Read(addr=17, dst=3).encode() == 8 | 17 << 6 | 3 << 22
-    assert icu.Repeat(count=2, distance=3, stride=-1).encode() == 2 | 2 << 6 | 3 << 18 | 0xFFF << 26
+    assert icu.Repeat(count=2, distance=3, stride=-1).encode() == 2 | 3 << 6 | 2 << 14 | 0xFFF << 26
     assert icu.Halt().encode() == 0
 
 
@@ -212,7 +212,7 @@ def test_text_shows_a_code_that_means_nothing_as_a_number():
 
 
 def test_lines_are_assembled_and_disassembled():
-    lines = ["nop count=3", "read addr=1, dst=E0", "repeat count=2, distance=1, stride=-1", "halt"]
+    lines = ["nop count=3", "read addr=1, dst=E0", "repeat distance=1, count=2, stride=-1", "halt"]
     spaced = ["# a comment", "", *(f"  {line}  # why" for line in lines)]
     words = assemble("mem_read", spaced)
     assert disassemble("mem_read", words) == lines

@@ -5,6 +5,7 @@ instruction set in n is issued in n + 1, in superlane k in n + 1 + k; ``t`` is a
 of superlane 0.
 """
 
+import dataclasses
 import os
 import random
 from functools import lru_cache
@@ -21,14 +22,14 @@ from cocotb.triggers import FallingEdge
 from numpy.typing import NDArray
 
 from waterclock.isa.config import Config
-from waterclock.isa.mem import Gather, Read, Scatter, Write
+from waterclock.isa.mem import Gather, Read, Scatter, Write, map_path, path
 from waterclock.isa.spec import Instruction, word_bits
-from waterclock.isa.streams import ID_BITS, stream
+from waterclock.isa.streams import ID_BITS, Direction, stream
 from waterclock.rtl.emit import convert
 from waterclock.rtl.mem import MEMGroup, MEMTile, tile_id
 from waterclock.rtl.sram import sram_image, sram_verilog
 from waterclock.sim import verilator
-from waterclock.sim.mem import MEMSlice
+from waterclock.sim.mem import MEMSlice, Paths
 from waterclock.sim.port import Hazard
 
 CONFIG = Config(
@@ -46,13 +47,19 @@ CONFIG = Config(
     digits=1,
     alus=("amcs",),
     imem_words=64,
+    paths=int(os.environ.get("PATHS", "16")),
+    loops=True,
+    two_port=False,
 )
+ALL_PATHS = (16, 4)  #: as many as streams, and few
 SUPERLANES, LANES, STREAMS, GROUP = 2, CONFIG.lanes, CONFIG.streams, CONFIG.group
-CYCLES, INSTRUCTIONS = 4000, 10_000
+CYCLES, INSTRUCTIONS = 6000, 10_000
 PERIOD, RESET = 10, 2
 PORTS = ("read", "write")
 #: Pairs of streams on which most values are small enough to be maps.
 MAP_STREAMS = (2, 6)
+#: Directions that may be sampled, in a group of the east.
+SAMPLED = (Direction.EAST, Direction.WEST) if map_path(CONFIG) is None else (Direction.EAST,)
 
 
 class Chain(wiring.Component):
@@ -101,6 +108,7 @@ class Chain(wiring.Component):
                 i_host_addr=self.host_addr,
                 i_host_wdata=self.host_wdata,
                 o_host_rdata=self.host_rdata.word_select(superlane, LANES * 8),
+                i_outward=int(Direction.EAST),
                 i_id=tile_id(CONFIG, superlane, 0, 0),
                 o_error=errors[superlane],
             )
@@ -109,9 +117,11 @@ class Chain(wiring.Component):
         return m
 
 
-@lru_cache(maxsize=1)
-def simulator() -> Path:
-    parts = {"mem_tile": MEMTile(CONFIG), "mem_group": MEMGroup(CONFIG), "chain": Chain()}
+@lru_cache(maxsize=2)
+def simulator(paths: int) -> Path:
+    # Few paths and memories with two ports occur together, on FPGAs.
+    config = dataclasses.replace(CONFIG, paths=paths, two_port=paths == 4)
+    parts = {"mem_tile": MEMTile(config), "mem_group": MEMGroup(config), "chain": Chain()}
     text = {f"{name}.v": convert(part, name) for name, part in parts.items()}
     return verilator.build({"sram.sv": sram_verilog(), **text}, "chain")
 
@@ -147,12 +157,47 @@ def random_streams(rng: np.random.Generator) -> NDArray[np.uint8]:
     return arriving
 
 
+class Shared:
+    """Which streams have the paths in this cycle."""
+
+    def __init__(self) -> None:
+        self.sampled: dict[int, int] = {}
+        self.driven: set[int] = set()
+
+    def sample(self, *codes: int) -> bool:
+        """Take streams, if their paths are free or theirs."""
+        wanted = {path(CONFIG, code): code for code in codes}
+        if len(wanted) < len(codes) or any(
+            self.sampled.get(place, code) != code for place, code in wanted.items()
+        ):
+            return False
+        self.sampled |= wanted
+        return True
+
+    def take(self, op: Instruction) -> bool:
+        """Take the paths of an instruction, if they are free."""
+        match op:
+            case Read() | Gather():
+                if path(CONFIG, op.dst) in self.driven:
+                    return False
+                if isinstance(op, Gather) and not self.sample(op.map, op.map + 1):
+                    return False
+                self.driven.add(path(CONFIG, op.dst))
+                return True
+            case Scatter():
+                return self.sample(op.src, op.map, op.map + 1)
+            case Write():
+                return self.sample(op.src)
+        return False
+
+
 def random_access(
     rng: np.random.Generator, column: Column, bank: int, port: str, code: int
 ) -> Instruction:
     """Return a legal instruction for a bank, with a map where the streams allow one."""
-    number = int(rng.choice([*MAP_STREAMS, *range(0, STREAMS, 2)]))
-    pair, lane = stream(rng.integers(2), number), int(rng.integers(LANES))
+    any_map = range(0, STREAMS, 2) if map_path(CONFIG) is None else ()
+    number = int(rng.choice([*MAP_STREAMS, *any_map]))
+    pair, lane = stream(rng.choice(SAMPLED), number), int(rng.integers(LANES))
     low, high = column.read(pair, 2)[:, lane::LANES].astype(int)
     maps = low + 256 * high
     room = CONFIG.rows - (maps.max() - maps.min())
@@ -169,15 +214,18 @@ def random_accesses(rng: np.random.Generator, column: Column) -> list[tuple[int,
     """Return legal instructions for one cycle: (slice, port, instruction)."""
     found: list[tuple[int, str, Instruction]] = []
     codes = [stream(way, number) for way in (0, 1) for number in range(STREAMS)]
-    targets = rng.permutation(codes)
+    targets, shared = rng.permutation(codes), Shared()
     for index in range(GROUP):
         bank = int(rng.integers(2))
         if rng.random() < 0.6:
             op = random_access(rng, column, bank, "read", int(targets[index]))
-            found.append((index, "read", op))
+            if shared.take(op):
+                found.append((index, "read", op))
         if rng.random() < 0.6:
-            source = int(rng.choice(codes))
-            found.append((index, "write", random_access(rng, column, 1 - bank, "write", source)))
+            source = stream(rng.choice(SAMPLED), int(rng.integers(STREAMS)))
+            op = random_access(rng, column, 1 - bank, "write", source)
+            if shared.take(op):
+                found.append((index, "write", op))
     return found
 
 
@@ -226,7 +274,8 @@ def trace_lines(slices: list[MEMSlice]) -> list[str]:
 async def streams_agree(dut) -> None:
     """Random instructions; the golden writes are left in a file for the comparison of traces."""
     rng = np.random.default_rng(random.getrandbits(32))
-    slices = [MEMSlice(CONFIG, f"MEM_W{index}") for index in range(GROUP)]
+    paths = Paths(CONFIG, Direction.EAST)
+    slices = [MEMSlice(CONFIG, f"MEM_W{index}", paths) for index in range(GROUP)]
     for index, content in enumerate(np.load("memory.npy")):
         slices[index].load(0, content)
     column, issued = Column(), 0
@@ -312,7 +361,8 @@ async def a_broken_promise_is_an_error(dut) -> None:
     assert errors == SUPERLANES  # one cycle in each
 
 
-def test_streams_and_traced_writes_agree_with_the_golden_slices(tmp_path: Path) -> None:
+@pytest.mark.parametrize("paths", ALL_PATHS)
+def test_streams_and_traced_writes_agree_with_the_golden_slices(tmp_path: Path, paths: int) -> None:
     seed = int(os.environ.get("COCOTB_RANDOM_SEED", "1"))
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
@@ -325,26 +375,28 @@ def test_streams_and_traced_writes_agree_with_the_golden_slices(tmp_path: Path) 
                 (tmp_path / f"{name}.bin").write_bytes(sram_image(rows))
     plusargs = [f"+waterclock={tmp_path}", "+waterclock_trace", f"+waterclock_period={PERIOD}"]
     verilator.run(
-        simulator(),
+        simulator(paths),
         "test_mem_cosim",
         directory=tmp_path,
         testcase="streams_agree",
         seed=seed,
         plusargs=plusargs,
+        extra_env={"PATHS": str(paths)},
     )
     written = sorted((tmp_path / "writes.txt").read_text().splitlines())
     assert written == (tmp_path / "expected.txt").read_text().splitlines()
     assert len(written) > INSTRUCTIONS / 2
 
 
-def test_the_host_reads_what_it_wrote() -> None:
-    verilator.run(simulator(), "test_mem_cosim", testcase="the_host_reads_what_it_wrote")
+@pytest.mark.parametrize("paths", ALL_PATHS)
+def test_the_host_reads_what_it_wrote(paths: int) -> None:
+    verilator.run(simulator(paths), "test_mem_cosim", testcase="the_host_reads_what_it_wrote")
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_promise_raises_error(name: str) -> None:
     verilator.run(
-        simulator(),
+        simulator(16),
         "test_mem_cosim",
         testcase="a_broken_promise_is_an_error",
         plusargs=["+verilator+noassert"],
@@ -355,7 +407,7 @@ def test_a_broken_promise_raises_error(name: str) -> None:
 def test_a_broken_promise_stops_the_simulation() -> None:
     with pytest.raises(verilator.SimulationError, match="MEM tile 0: two accesses of bank 0"):
         verilator.run(
-            simulator(),
+            simulator(16),
             "test_mem_cosim",
             testcase="a_broken_promise_is_an_error",
             extra_env={"BROKEN": "bank_conflict"},
@@ -381,7 +433,7 @@ class TestGoldenHazards:
     def test_it_names_cycle_slice_and_fault(
         self, accesses: list[Instruction], message: str
     ) -> None:
-        slice_ = MEMSlice(CONFIG, "MEM_E3")
+        slice_ = MEMSlice(CONFIG, "MEM_E3", Paths(CONFIG, Direction.EAST))
         slice_.load(0, np.zeros((3, CONFIG.vector), np.uint8))
         column = Column()
         column.step(7, np.zeros_like(column.now))
@@ -392,7 +444,7 @@ class TestGoldenHazards:
             slice_.execute(7, accesses[-1], column)
 
     def test_a_write_is_read_in_the_next_cycle(self) -> None:
-        slice_, column = MEMSlice(CONFIG, "MEM_E3"), Column()
+        slice_, column = MEMSlice(CONFIG, "MEM_E3", Paths(CONFIG, Direction.EAST)), Column()
         vector = np.arange(CONFIG.vector, dtype=np.uint8)
         column.now[0, 4] = vector
         slice_.execute(0, Write(addr=3, src=4), column)
@@ -401,3 +453,25 @@ class TestGoldenHazards:
         ((code, data),) = column.driven[2]
         assert code == 1
         assert (data == vector).all()
+
+    @pytest.mark.parametrize(
+        ("accesses", "message"),
+        [
+            ([Write(addr=3, src=1), Write(addr=4, src=5)], "stream E5: its path is taken by E1"),
+            ([Write(addr=3, src=33)], "stream W1 does not flow outward"),
+            ([Scatter(addr=0, src=2, map=6, lane=0)], "stream E2: its path is taken by E6"),
+            ([Read(addr=3, dst=0), Read(addr=3, dst=4)], "stream E4: its path is taken by E0"),
+            ([Gather(addr=0, dst=0, map=4, lane=0)], "map stream 4 does not come by path 2"),
+        ],
+    )
+    def test_it_names_a_path_that_is_taken(self, accesses: list[Instruction], message: str) -> None:
+        config = dataclasses.replace(CONFIG, paths=4)
+        paths = Paths(config, Direction.EAST)
+        slices = [MEMSlice(config, f"MEM_E{index}", paths) for index in range(len(accesses))]
+        column = Column()
+        for slice_, op in zip(slices[:-1], accesses[:-1], strict=True):
+            slice_.load(0, np.zeros((8, CONFIG.vector), np.uint8))
+            slice_.execute(7, op, column)
+        slices[-1].load(0, np.zeros((8, CONFIG.vector), np.uint8))
+        with pytest.raises(Hazard, match=f"{message}$"):
+            slices[-1].execute(7, accesses[-1], column)

@@ -45,6 +45,9 @@ BASE = Config(
     digits=1,
     alus=("amcs", "am", "c", ""),
     imem_words=64,
+    paths=4,
+    loops=True,
+    two_port=False,
 )
 CONFIGS = {
     "two superlanes": BASE,

@@ -1,0 +1,71 @@
+// Two banks as one memory with a read port and a write port: what the block RAM of an FPGA has.
+//
+// The upper address bit is the bank. The ports never meet in one bank, so what a read gives in the
+// cycle of a write to its row does not matter. rdata holds the word read last.
+//
+// In simulation each bank is preloaded and traced as the waterclock_sram of number id, or id + 1
+// for the upper one: see sram.v.
+
+/* verilator lint_off DECLFILENAME */  // the emitted Verilog shares one name space
+module waterclock_sram_two_port #(
+    parameter WIDTH = 8,
+    parameter DEPTH = 16
+) (
+    input  wire                     clk,
+    input  wire                     read,
+    input  wire [$clog2(DEPTH)-1:0] read_addr,
+    output reg  [        WIDTH-1:0] rdata,
+    input  wire                     write,
+    input  wire [$clog2(DEPTH)-1:0] write_addr,
+    input  wire [        WIDTH-1:0] wdata,
+    input  wire [             15:0] id           // names the instance; a constant, even
+);
+
+  (* ram_style = "block", no_rw_check *) reg [WIDTH-1:0] memory[0:DEPTH-1];
+
+`ifndef SIMULATION
+
+  always @(posedge clk) begin
+    if (write) memory[write_addr] <= wdata;
+    if (read) rdata <= memory[read_addr];
+  end
+
+  wire unused = &{1'b0, id};
+
+`else
+
+  localparam HALF = DEPTH / 2;
+
+  bit loaded;
+
+  initial for (int row = 0; row < DEPTH; row++) memory[row] = '0;
+
+  function automatic void preload();
+    int file;
+    loaded = 1;
+    waterclock_sim::prepare();
+    for (int bank = 0; bank < 2; bank++)
+      if (waterclock_sim::directory != "") begin
+        file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, 32'(id) + bank), "rb");
+        if (file != 0) begin
+          void'($fread(memory, file, bank * HALF, HALF));
+          $fclose(file);
+        end
+      end
+  endfunction
+
+  always @(posedge clk)
+    if (read || write || !loaded) begin
+      if (!loaded) preload();
+      if (read) rdata <= memory[read_addr];
+      if (write) begin
+        memory[write_addr] <= wdata;
+        if (waterclock_sim::trace != 0)
+          $fwrite(waterclock_sim::trace, "%0d %0d %0d %h\n", $time / waterclock_sim::period,
+                  32'(id) + write_addr / HALF, write_addr % HALF, wdata);
+      end
+    end
+
+`endif
+
+endmodule
