@@ -12,8 +12,15 @@ from waterclock.isa.errors import UserError
 
 PRESETS = ("nano", "small", "medium", "tsp1")
 
-#: What an ALU may be able to do besides the simple one-cycle operations it always has.
-ALU_FEATURES = {"a": "fp add", "m": "multiply", "c": "convert", "s": "special functions"}
+#: What an ALU may be able to do besides ``mov``, which it can always do.
+ALU_FEATURES = {
+    "a": "fp add",
+    "m": "multiply",
+    "c": "convert",
+    "s": "special functions",
+    "i": "integer add and comparison",
+    "b": "bits and bytes",
+}
 
 #: Architectural widths of instruction fields bound every configuration (see ``isa/spec.py``).
 LIMITS: dict[str, tuple[int, int]] = {

@@ -29,8 +29,9 @@ from waterclock.isa.streams import (
     TARGET_BITS,
     Direction,
 )
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
-from waterclock.rtl.vxm_alu import add_unit, alu_parts
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE
+from waterclock.rtl.fp import STAGES
+from waterclock.rtl.vxm_alu import UNITS, add_unit, alu_parts, simple_part
 from waterclock.rtl.vxm_reduce import VXMReducer
 from waterclock.rtl.vxm_simple import one_of
 
@@ -49,7 +50,7 @@ def vxm_parts(config: Config) -> dict[str, wiring.Component]:
         "vxm_tile": VXMTile(config),
         "vxm_reducer": VXMReducer(config),
     }
-    return tile | alu_parts(config.lanes)
+    return tile | alu_parts(config)
 
 
 def _field(word: Value, op: type[Instruction], name: str) -> Value:
@@ -193,17 +194,17 @@ class VXMTile(wiring.Component):
             active.eq(opcode.any()),
             legal.eq(which(known)),
             binary.eq(which(op for op in known if ARITY[op] == 2)),
-            simple.eq(which(op for op in known if not FEATURE[op])),
+            simple.eq(which(op for op in known if FEATURE[op] in SIMPLE)),
         ]
         a_span, span = Signal(3, name=f"{name}_a_span"), Signal(3, name=f"{name}_span")
         m.d.comb += [a_span.eq(Cat(spans("a"))), span.eq(Cat(spans("dst")))]
-        narrow = 3 if "c" in features else 1
+        narrow = {_span(op, "a") for op in known} - {GROUP}
         a, a_wrong = self._source(m, f"{name}_a", active, a_code, a_span, imm, narrow)
-        b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(4, 3), imm, 0)
+        b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(GROUP, 3), imm, set())
 
         found = Signal(wide, name=f"{name}_simple_result")
         m.submodules[f"{name}_simple"] = Instance(
-            "vxm_simple",
+            simple_part(features),
             i_opcode=Mux(simple, opcode, 0),
             i_a=a,
             i_b=b,
@@ -212,13 +213,14 @@ class VXMTile(wiring.Component):
         )
         # Of all results of an ALU in one cycle the schedule allows one.
         ends = [(simple, found)]
-        for feature in features:
+        pipelined = [feature for feature in UNITS if feature in features]
+        for feature in pipelined:
             issue = which(op for op in known if FEATURE[op] == feature)
             ends.append(add_unit(m, feature, f"{name}_{feature}", issue, opcode, a, b))
         result = self._result(name)
         issued = Cat(span, target)
         arriving = issued
-        for step in range(3 if features else 0):
+        for step in range(STAGES if pipelined else 0):
             delayed = Signal(len(issued), name=f"{name}_target_{step}", reset_less=True)
             m.d.sync += delayed.eq(arriving)
             arriving = delayed
@@ -251,7 +253,7 @@ class VXMTile(wiring.Component):
         active, legal = Signal(name="reduce_active"), Signal(name="reduce_legal")
         m.d.comb += active.eq(opcode.any())
         m.d.comb += legal.eq(one_of(opcode, REDUCTIONS.values()))
-        value, wrong = self._source(m, "reduce_a", active, source, C(4, 3), None, 0)
+        value, wrong = self._source(m, "reduce_a", active, source, C(GROUP, 3), None, set())
         m.d.comb += self.reduce_operand.eq(value)
         result = self._result("reduce")
         m.d.comb += [
@@ -282,12 +284,12 @@ class VXMTile(wiring.Component):
         code: Value,
         span: Value,
         imm: Value | None,
-        narrow: int,
+        narrow: set[int],
     ) -> tuple[Signal, Value]:
         """Fetch a source; return its value and whether it breaks a promise.
 
         A narrow value comes to the low bytes; the others then mean nothing. ``narrow`` tells
-        which sizes occur: 0 none, 1 bytes, 3 bytes and halves.
+        which spans below a whole group occur.
         """
         width = self.config.lanes * BYTE
         streams = Signal(GROUP * width, name=f"{name}_streams")
@@ -327,18 +329,20 @@ class VXMTile(wiring.Component):
         return value, wrong
 
     def _low_planes(
-        self, m: Module, name: str, streams: Value, number: Value, narrow: int
+        self, m: Module, name: str, streams: Value, number: Value, narrow: set[int]
     ) -> list[Value]:
         """Return the planes that a narrow value may come to: of any stream, or of two."""
         width, low = self.config.lanes * BYTE, []
-        if narrow & 1:
+        words = [streams.word_select(k, width) for k in range(GROUP)]
+        if narrow:
             low.append(Signal(width, name=f"{name}_low"))
-            choices = [streams.word_select(k, width) for k in range(GROUP)]
-            _choose(m, number[:2], choices, low[0])
-        if narrow & 2:
-            second = Mux(number[1], streams.word_select(3, width), streams.word_select(1, width))
+            if 1 in narrow:
+                _choose(m, number[:2], words, low[0])
+            else:
+                m.d.comb += low[0].eq(Mux(number[1], words[2], words[0]))
+        if 2 in narrow:
             low.append(Signal(width, name=f"{name}_second"))
-            m.d.comb += low[1].eq(second)
+            m.d.comb += low[1].eq(Mux(number[1], words[3], words[1]))
         return low
 
     def _misplaced(self, code: Value, span: Value, stream: Value | None = None) -> Value:

@@ -6,7 +6,9 @@ from importlib import resources
 from amaranth import *
 from amaranth.lib import wiring
 
+from waterclock.isa.config import Config
 from waterclock.isa.special import WORD_BITS
+from waterclock.isa.vxm import SIMPLE
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.vxm_simple import SimpleALU, is_op
@@ -43,10 +45,17 @@ UNITS = {
 }
 
 
-def alu_parts(lanes: int) -> dict[str, wiring.Component]:
+def simple_part(features: str) -> str:
+    """Return the name of the part that does the simple operations of an ALU."""
+    return "_".join(["vxm_simple", *(letter for letter in SIMPLE if letter in features)])
+
+
+def alu_parts(config: Config) -> dict[str, wiring.Component]:
     """Return the components that an ALU has instances of, by name of the Verilog module."""
-    parts = {unit.part: unit.component() for unit in UNITS.values()}
-    return parts | {"vxm_simple": SimpleALU(lanes), "vxm_rom": SpecialROM(lanes)}
+    parts: dict[str, wiring.Component] = {u.part: u.component() for u in UNITS.values()}
+    for features in config.alus:
+        parts[simple_part(features)] = SimpleALU(config.lanes, features)
+    return parts | {"vxm_rom": SpecialROM(config.lanes)}
 
 
 def gated_clock(m: Module, name: str, active: Value) -> Signal:

@@ -122,11 +122,13 @@ def flushed(x: Value, tiny: Value) -> Value:
 
 
 class SimpleALU(wiring.Component):
-    """The operations that take one cycle, for all lanes of a superlane; combinational.
+    """``mov`` and the operations of features, for all lanes of a superlane; combinational.
 
     Parameters
     ----------
     lanes : int
+    features : str
+        Those of ``isa.vxm.SIMPLE`` that the ALU has.
 
     Members
     -------
@@ -139,8 +141,8 @@ class SimpleALU(wiring.Component):
     result : Out(lanes * 32)
     """
 
-    def __init__(self, lanes: int):
-        self.lanes = lanes
+    def __init__(self, lanes: int, features: str):
+        self.lanes, self.features = lanes, features
         wide = 32 * lanes
         super().__init__(
             {
@@ -160,21 +162,14 @@ class SimpleALU(wiring.Component):
             m.d.comb += found.eq(is_op(self.opcode, *mnemonics))
             return found
 
-        floating = flag("floating", "fmax", "fmin", "fgt", "fge", "feq")
-        adds, subtracts = flag("adds", "iadd"), flag("subtracts", "isub")
-        comparing = flag("comparing", "imax", "imin", "igt", "ieq")
-        active = floating | comparing | adds | subtracts
-        comparison = Comparison(m, active, floating, self.a, self.b, "compare", adds)
-        choosing = flag("choosing", "imax", "imin", "fmax", "fmin", "select")
-        truth = flag("truth", "igt", "ieq", "fgt", "fge", "feq")
-        results = [
-            (flag("logic", "mov", "and", "or", "xor"), self._logic(flag)),
-            (adds | subtracts, comparison.sums),
-            (flag("shift", "shl", "shr", "sar"), self._shift(m, flag)),
-            (truth, self._truth(comparison, flag)),
-            (choosing, self._choose(comparison, flag)),
-            (flag("narrow", "i8_to_i32", "i32_to_i8"), self._narrow(flag)),
-        ]
+        results = [(flag("logic", "mov", "and", "or", "xor"), self._logic(flag))]
+        if "i" in self.features:
+            results += self._integers(m, flag)
+        if "b" in self.features:
+            results += [
+                (flag("shift", "shl", "shr", "sar"), self._shift(m, flag)),
+                (flag("narrow", "i8_to_i32", "i32_to_i8"), self._narrow(flag)),
+            ]
         # The flags exclude each other; Elif would make a chain of them.
         with m.Switch(Cat(used for used, _ in results)):
             for position, (_, value) in enumerate(results):
@@ -182,7 +177,24 @@ class SimpleALU(wiring.Component):
                     m.d.comb += self.result.eq(value)
         return m
 
+    def _integers(self, m: Module, flag: Callable[..., Signal]) -> list[tuple[Value, Value]]:
+        """Add what feature i has; return its results, and when they are wanted."""
+        floating = flag("floating", "fmax", "fmin", "fgt", "fge", "feq")
+        adds, subtracts = flag("adds", "iadd"), flag("subtracts", "isub")
+        comparing = flag("comparing", "imax", "imin", "igt", "ieq")
+        active = floating | comparing | adds | subtracts
+        comparison = Comparison(m, active, floating, self.a, self.b, "compare", adds)
+        choosing = flag("choosing", "imax", "imin", "fmax", "fmin", "select")
+        truth = flag("truth", "igt", "ieq", "fgt", "fge", "feq")
+        return [
+            (adds | subtracts, comparison.sums),
+            (truth, self._truth(comparison, flag)),
+            (choosing, self._choose(comparison, flag)),
+        ]
+
     def _logic(self, flag: Callable[..., Signal]) -> Value:
+        if "b" not in self.features:
+            return self.a
         # Two bits choose one of four functions of two bits: one LUT a bit.
         high, low = flag("logic_high", "or", "xor"), flag("logic_low", "and", "xor")
         either = Mux(low.replicate(len(self.a)), self.a ^ self.b, self.a | self.b)

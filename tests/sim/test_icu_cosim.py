@@ -38,7 +38,7 @@ CONFIG = Config(
     act_entries=4,
     acc_entries=4,
     digits=1,
-    alus=("amcs", "a"),
+    alus=("amcsib", "a"),
     imem_words=200,
 )
 NUMBERS = [

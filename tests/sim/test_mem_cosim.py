@@ -44,7 +44,7 @@ CONFIG = Config(
     act_entries=4,
     acc_entries=4,
     digits=1,
-    alus=("amcs",),
+    alus=("amcsib",),
     imem_words=64,
 )
 SUPERLANES, LANES, STREAMS, GROUP = 2, CONFIG.lanes, CONFIG.streams, CONFIG.group

@@ -43,14 +43,14 @@ BASE = Config(
     act_entries=1,
     acc_entries=1,
     digits=1,
-    alus=("amcs", "am", "c", ""),
+    alus=("amcsib", "am", "cb", "i"),
     imem_words=64,
 )
 CONFIGS = {
     "two superlanes": BASE,
     # Nine lanes: two levels of the trees have a lane without a neighbour.
     "three superlanes": dataclasses.replace(
-        BASE, superlanes=3, lanes=3, streams=4, alus=("amcs", "a", "")
+        BASE, superlanes=3, lanes=3, streams=4, alus=("amcsib", "a", "")
     ),
 }
 
