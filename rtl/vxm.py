@@ -24,6 +24,7 @@ from waterclock.isa.spec import OPCODE_BITS, Instruction, Operand, word_bits
 from waterclock.isa.streams import (
     ID_BITS,
     SOURCE_ALU,
+    SOURCE_BITS,
     SOURCE_IMM,
     STREAM_BITS,
     TARGET_BITS,
@@ -77,6 +78,13 @@ def _choose(
         _choose(m, index, choices[1 << top :], target, domain)
     with m.Else():
         _choose(m, index, choices[: 1 << top], target, domain)
+
+
+def _by_lane(group: Value, lanes: range, first: int = 0) -> Value:
+    """Return the bytes of a group of streams lane by lane; those below ``first`` are zero."""
+    width = len(lanes) * BYTE
+    planes = [C(0, width)] * first + [group.word_select(k, width) for k in range(first, GROUP)]
+    return Cat(plane.word_select(lane, BYTE) for lane in lanes for plane in planes)
 
 
 def _promise(m: Module, broken: Value, message: str | Format) -> None:
@@ -290,60 +298,69 @@ class VXMTile(wiring.Component):
 
         A narrow value comes to the low bytes; the others then mean nothing. ``narrow`` tells
         which spans below a whole group occur.
+
+        What is wide comes from one Switch, for a simulator and for a table of LUTs the
+        cheapest form. What is the same for all lanes joins it afterwards.
         """
-        width = self.config.lanes * BYTE
-        streams = Signal(GROUP * width, name=f"{name}_streams")
-        value = Signal(GROUP * width, name=name)
+        wide, lanes = self.config.lanes * VALUE_BITS, range(self.config.lanes)
+        value, wide_value = Signal(wide, name=name), Signal(wide, name=f"{name}_wide")
+        streams = Signal(wide, name=f"{name}_streams")
+        common = Signal(VALUE_BITS, name=f"{name}_common")
         number, kind = code[:ID_BITS], code[ID_BITS:]
-        of_alu, of_imm = SOURCE_ALU >> ID_BITS, SOURCE_IMM >> ID_BITS
-        wrong = Signal(name=f"{name}_wrong")
-        with m.If(active):
-            for direction, register in zip(Direction, self.column, strict=True):
-                with m.If(kind == direction):
-                    groups = [
-                        register[first : first + len(streams)]
-                        for first in range(0, len(register), len(streams))
-                    ]
-                    _choose(m, number[2:], groups, streams)
-            with m.If(~kind[1]):
-                low = self._low_planes(m, name, streams, number, narrow)
-                planes = [*low, *(streams.word_select(k, width) for k in range(len(low), GROUP))]
-                m.d.comb += value.eq(
-                    Cat(
-                        plane.word_select(lane, BYTE)
-                        for lane in range(self.config.lanes)
-                        for plane in planes
-                    )
-                )
-                m.d.comb += wrong.eq(self._misplaced(code, span, stream=C(1)))
-            with m.Elif(kind == of_alu):
-                _choose(m, number, self.buses, value)
-                held = Signal(1 << ID_BITS, name=f"{name}_held")
-                m.d.comb += held.eq(self.held)
-                m.d.comb += wrong.eq(~held.bit_select(number, 1))
-            with m.Elif(kind == of_imm):
-                if imm is None:
-                    m.d.comb += wrong.eq(1)
-                else:
-                    m.d.comb += value.eq(Cat(imm for _ in range(self.config.lanes)))
+        alus = len(self.config.alus)
+        with m.Switch(Cat(code, active)):
+            for first in range(0, 2 * self.config.streams, GROUP):
+                direction, low = divmod(first, self.config.streams)
+                at = f"{direction << ID_BITS - 2 | low // GROUP:0{SOURCE_BITS - 2}b}"
+                group = self.column[direction].word_select(low // GROUP, wide)
+                with m.Case(f"1{at}--"):
+                    m.d.comb += streams.eq(group)
+                    m.d.comb += wide_value.eq(_by_lane(group, lanes, max(narrow, default=0)))
+            for index in range(alus):
+                with m.Case(1 << SOURCE_BITS | SOURCE_ALU + index):
+                    m.d.comb += wide_value.eq(self.buses[index])
+        with m.Switch(Cat(code, active)):
+            with m.Case(1 << SOURCE_BITS | SOURCE_ALU + alus):
+                m.d.comb += common.eq(self.buses[alus][:VALUE_BITS])
+            if imm is not None:
+                with m.Case(f"1{SOURCE_IMM >> ID_BITS:b}" + "-" * ID_BITS):
+                    m.d.comb += common.eq(imm)
+        joined = wide_value | Cat(common for _ in lanes)
+        if narrow:
+            joined = joined | self._narrow(m, name, active & ~kind[1], streams, number, narrow)
+        m.d.comb += value.eq(joined)
+
+        wrong, held = Signal(name=f"{name}_wrong"), Signal(1 << ID_BITS, name=f"{name}_held")
+        with m.If(~kind[1]):
+            m.d.comb += wrong.eq(self._misplaced(code, span, stream=C(1)))
+        with m.Elif(kind == SOURCE_ALU >> ID_BITS):
+            m.d.comb += held.eq(self.held)
+            m.d.comb += wrong.eq(~held.bit_select(number, 1))
+        with m.Else():
+            m.d.comb += wrong.eq(imm is None)
         return value, wrong
 
-    def _low_planes(
-        self, m: Module, name: str, streams: Value, number: Value, narrow: set[int]
-    ) -> list[Value]:
-        """Return the planes that a narrow value may come to: of any stream, or of two."""
-        width, low = self.config.lanes * BYTE, []
-        words = [streams.word_select(k, width) for k in range(GROUP)]
-        if narrow:
-            low.append(Signal(width, name=f"{name}_low"))
+    def _narrow(
+        self, m: Module, name: str, active: Value, streams: Value, number: Value, narrow: set[int]
+    ) -> Signal:
+        """Return the low bytes of a source from the streams of a group.
+
+        Of spans 1 and 2, the first byte may come from any stream, the second from two.
+        """
+        width = self.config.lanes * BYTE
+        planes = [streams.word_select(k, width) for k in range(GROUP)]
+        low = [Signal(width, name=f"{name}_low_{k}") for k in range(max(narrow))]
+        found = Signal(len(streams), name=f"{name}_narrow")
+        with m.If(active):
             if 1 in narrow:
-                _choose(m, number[:2], words, low[0])
+                _choose(m, number[:2], planes, low[0])
             else:
-                m.d.comb += low[0].eq(Mux(number[1], words[2], words[0]))
-        if 2 in narrow:
-            low.append(Signal(width, name=f"{name}_second"))
-            m.d.comb += low[1].eq(Mux(number[1], words[3], words[1]))
-        return low
+                m.d.comb += low[0].eq(Mux(number[1], planes[2], planes[0]))
+            if 2 in narrow:
+                m.d.comb += low[1].eq(Mux(number[1], planes[3], planes[1]))
+            padded = [*low, *(C(0, width) for _ in range(GROUP - len(low)))]
+            m.d.comb += found.eq(_by_lane(Cat(padded), range(self.config.lanes)))
+        return found
 
     def _misplaced(self, code: Value, span: Value, stream: Value | None = None) -> Value:
         """Tell whether a stream is misaligned or missing; ``code`` may be a target."""

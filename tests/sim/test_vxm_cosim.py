@@ -43,7 +43,7 @@ BASE = Config(
     act_entries=1,
     acc_entries=1,
     digits=1,
-    alus=("amcsib", "am", "cb", "i"),
+    alus=("amcsib", "ami", "c", "b"),
     imem_words=64,
 )
 CONFIGS = {
