@@ -19,7 +19,7 @@ from waterclock.isa.streams import SOURCE_BITS, TARGET_BITS
 IMM_BITS = 32
 
 #: Features whose operations are not pipelined.
-SIMPLE = "ib"
+SIMPLE = "ibh"
 
 
 def simple_latency(_: Config) -> int:
@@ -79,12 +79,12 @@ _declare(12, "imin", "The smaller of two signed integers.", arity=2, feature="i"
 _declare(13, "and", "Bitwise and.", arity=2, feature="b")
 _declare(14, "or", "Bitwise or.", arity=2, feature="b")
 _declare(15, "xor", "Bitwise exclusive or.", arity=2, feature="b")
-_declare(16, "shl", "a shifted left by the low five bits of b.", arity=2, feature="b")
+_declare(16, "shl", "a shifted left by the low five bits of b.", arity=2, feature="h")
 _declare(
-    17, "shr", "a shifted right by the low five bits of b, zeros entering.", arity=2, feature="b"
+    17, "shr", "a shifted right by the low five bits of b, zeros entering.", arity=2, feature="h"
 )
 _declare(
-    18, "sar", "a shifted right by the low five bits of b, the sign entering.", arity=2, feature="b"
+    18, "sar", "a shifted right by the low five bits of b, the sign entering.", arity=2, feature="h"
 )
 _declare(19, "igt", "1 where a > b as signed integers, else 0.", arity=2, feature="i")
 _declare(20, "ieq", "1 where a = b, else 0.", arity=2, feature="i")
@@ -94,12 +94,12 @@ _declare(23, "fgt", "1 where a > b as fp32, else 0.", arity=2, feature="i")
 _declare(24, "fge", "1 where a >= b as fp32, else 0.", arity=2, feature="i")
 _declare(25, "feq", "1 where a = b as fp32, else 0.", arity=2, feature="i")
 _declare(26, "select", "b where a is not zero (any bit), else the immediate.", arity=2, feature="i")
-_declare(27, "i8_to_i32", "The low byte of a, its sign extended.", arity=1, feature="b", a=1)
-_declare(28, "i32_to_i8", "a saturated to -128 .. 127, as one byte.", arity=1, feature="b", out=1)
+_declare(27, "i8_to_i32", "The low byte of a, its sign extended.", arity=1, feature="h", a=1)
+_declare(28, "i32_to_i8", "a saturated to -128 .. 127, as one byte.", arity=1, feature="h", out=1)
 _declare(32, "fadd", "a + b in fp32.", arity=2, feature="a")
 _declare(33, "fsub", "a - b in fp32.", arity=2, feature="a")
 _declare(34, "fmul", "a * b in fp32.", arity=2, feature="m")
-_declare(35, "imul", "a * b modulo 2^32.", arity=2, feature="m")
+_declare(35, "imul", "a * b modulo 2^32.", arity=2, feature="n")
 _declare(36, "f32_to_f16", "a rounded to f16, saturated.", arity=1, feature="c", out=2)
 _declare(37, "f16_to_f32", "The f16 in the low half of a.", arity=1, feature="c", a=2)
 _declare(38, "f32_to_i32", "a rounded to an integer, saturated.", arity=1, feature="c")

@@ -32,7 +32,7 @@ from waterclock.isa.streams import (
 )
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE
 from waterclock.rtl.fp import STAGES
-from waterclock.rtl.vxm_alu import UNITS, add_unit, alu_parts, simple_part
+from waterclock.rtl.vxm_alu import ADD, add_unit, alu_parts, simple_part, units
 from waterclock.rtl.vxm_reduce import VXMReducer
 from waterclock.rtl.vxm_simple import one_of
 
@@ -51,7 +51,10 @@ def vxm_parts(config: Config) -> dict[str, wiring.Component]:
         "vxm_tile": VXMTile(config),
         "vxm_reducer": VXMReducer(config),
     }
-    return tile | alu_parts(config)
+    parts = tile | alu_parts(config)
+    if ADD.part not in parts:  # the reducer has them as well
+        parts[ADD.part] = ADD.component()
+    return parts
 
 
 def _field(word: Value, op: type[Instruction], name: str) -> Value:
@@ -221,10 +224,10 @@ class VXMTile(wiring.Component):
         )
         # Of all results of an ALU in one cycle the schedule allows one.
         ends = [(simple, found)]
-        pipelined = [feature for feature in UNITS if feature in features]
-        for feature in pipelined:
-            issue = which(op for op in known if FEATURE[op] == feature)
-            ends.append(add_unit(m, feature, f"{name}_{feature}", issue, opcode, a, b))
+        pipelined = units(features)
+        for unit in pipelined:
+            issue = which(op for op in known if FEATURE[op] and FEATURE[op] in unit.features)
+            ends.append(add_unit(m, unit, f"{name}_{unit.features}", issue, opcode, a, b))
         result = self._result(name)
         issued = Cat(span, target)
         arriving = issued

@@ -67,14 +67,9 @@ class Comparison:
         adds: Value | None = None,
     ):
         self._a, self._b = a, b
-        key_a, key_b, self.sums, self.order, self.facts = (
-            Signal(len(a), name=f"{name}_{what}")
-            for what in ("key_a", "key_b", "sums", "order", "facts")
+        self.sums, self.order, self.facts = (
+            Signal(len(a), name=f"{name}_{what}") for what in ("sums", "order", "facts")
         )
-
-        def key(x: Value, tiny: Value) -> Value:
-            # As integers, negative numbers of fp32 are in reverse order.
-            return Mux(tiny, 0, Cat(x[:31] ^ x[31].replicate(31), x[31]))
 
         def nan(x: Value) -> Value:
             return x[23:31].all() & x[:23].any()
@@ -84,23 +79,18 @@ class Comparison:
             return (Cat(C(1, 1), x) + Cat(minus, y ^ minus.replicate(32)))[1:33]
 
         def compare(x: Value, y: Value, difference: Value, facts: Value) -> Value:
-            below = Mux(x[31] ^ y[31], x[31], difference[31])
-            equal = ~difference.any()
+            # As integers, negative numbers of fp32 are in reverse order.
+            below = Mux(x[31] ^ y[31], x[31], difference[31] ^ (x[31] & floating))
+            equal = ~difference.any() | facts[0] & facts[1]
             return Cat(~(below | equal | facts[2]), equal & ~facts[2])
 
         with m.If(active & floating):
-            m.d.comb += [
-                self.facts.eq(
-                    each(lambda x, y: Cat(~x[23:31].any(), ~y[23:31].any(), nan(x) | nan(y)), a, b)
-                ),
-                key_a.eq(each(lambda x, facts: key(x, facts[0]), a, self.facts)),
-                key_b.eq(each(lambda x, facts: key(x, facts[1]), b, self.facts)),
-            ]
-        with m.Elif(active):
-            m.d.comb += [key_a.eq(a), key_b.eq(b)]
+            m.d.comb += self.facts.eq(
+                each(lambda x, y: Cat(~x[23:31].any(), ~y[23:31].any(), nan(x) | nan(y)), a, b)
+            )
         with m.If(active):
-            m.d.comb += self.sums.eq(each(add, key_a, key_b))
-            m.d.comb += self.order.eq(each(compare, key_a, key_b, self.sums, self.facts))
+            m.d.comb += self.sums.eq(each(add, a, b))
+            m.d.comb += self.order.eq(each(compare, a, b, self.sums, self.facts))
 
     def extreme(self, *, smaller: Value) -> Value:
         """Return the larger or smaller operand of each lane; a if they are equal; NaN for NaN.
@@ -109,16 +99,21 @@ class Comparison:
         """
 
         def choose(a: Value, b: Value, order: Value, facts: Value) -> Value:
-            first = Mux(smaller, ~order[0], order[0] | order[1])
-            chosen = Mux(first, flushed(a, facts[0]), flushed(b, facts[1]))
-            return Mux(facts[2], C(NAN, 32), chosen)
+            first = self.is_first(order, smaller)
+            return one_or_nan(Mux(first, a, b), Mux(first, facts[0], facts[1]), facts[2])
 
         return each(choose, self._a, self._b, self.order, self.facts)
 
+    @staticmethod
+    def is_first(order: Value, smaller: Value) -> Value:
+        """Tell by a lane's order whether a is the larger, or the smaller, or b's equal."""
+        return Mux(smaller, ~order[0], order[0] | order[1])
 
-def flushed(x: Value, tiny: Value) -> Value:
-    """Return a pattern of fp32, zero of its sign if it is ``tiny``."""
-    return Cat(Mux(tiny, 0, x[:31]), x[31])
+
+def one_or_nan(x: Value, tiny: Value, nan: Value) -> Value:
+    """Return a pattern of fp32, zero of its sign if it is ``tiny``; or NaN."""
+    kept = x[:31] & ~(tiny | nan).replicate(31)
+    return Cat(kept | nan.replicate(31) & C(NAN, 31), x[31] & ~nan)
 
 
 class SimpleALU(wiring.Component):
@@ -165,7 +160,7 @@ class SimpleALU(wiring.Component):
         results = [(flag("logic", "mov", "and", "or", "xor"), self._logic(flag))]
         if "i" in self.features:
             results += self._integers(m, flag)
-        if "b" in self.features:
+        if "h" in self.features:
             results += [
                 (flag("shift", "shl", "shr", "sar"), self._shift(m, flag)),
                 (flag("narrow", "i8_to_i32", "i32_to_i8"), self._narrow(flag)),
@@ -210,10 +205,10 @@ class SimpleALU(wiring.Component):
         smaller, select = flag("smaller", "imin", "fmin"), flag("select", "select")
 
         def choose(a: Value, b: Value, order: Value, facts: Value) -> Value:
-            first = Mux(smaller, ~order[0], order[0] | order[1])
-            keep = Mux(select, ~a.any(), first)
-            one = Mux(select, self.imm, flushed(a, facts[0]))
-            return Mux(facts[2], C(NAN, 32), Mux(keep, one, flushed(b, facts[1])))
+            # Of an integer that is selected there are no facts.
+            first = Mux(select, ~a.any(), comparison.is_first(order, smaller))
+            tiny, nan = Mux(first, facts[0], facts[1]), facts[2]
+            return one_or_nan(Mux(first, Mux(select, self.imm, a), b), tiny, nan)
 
         return each(choose, self.a, self.b, comparison.order, comparison.facts)
 

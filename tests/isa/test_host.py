@@ -41,7 +41,7 @@ def test_reset_values_fit_and_tell_the_configuration(preset: str) -> None:
         assert values[name.upper()] == getattr(config, name)
     for index, features in enumerate(config.alus):
         bits = values[f"FEATURES_{index // 4}"] >> 8 * (index % 4) & 255
-        assert {letter for i, letter in enumerate("amcsib") if bits >> i & 1} == set(features)
+        assert {letter for i, letter in enumerate("amcsibhn") if bits >> i & 1} == set(features)
 
 
 def test_magic_reads_as_its_letters_in_memory_order() -> None:

@@ -18,10 +18,12 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 from numpy.typing import NDArray
 
+from waterclock.isa import special
 from waterclock.isa.numerics import OPS_NUMERICS
 from waterclock.isa.vxm import ARITY, OPS
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
+from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
 from waterclock.sim import verilator
 
 LANES, VECTORS = 16, 4200  # of each operation
@@ -41,7 +43,19 @@ UNITS = {
         },
     ),
     "special": (SpecialFunctions, {"exp2": ("exp2",), "recip": (), "rsqrt": ("rsqrt",)}),
+    "shared": (
+        MultiplySpecial,
+        {
+            "fmul": (),
+            "exp2": ("special", "exp2"),
+            "recip": ("special",),
+            "rsqrt": ("special", "rsqrt"),
+        },
+    ),
 }
+
+
+ROMS = {SpecialFunctions: special.rom, MultiplySpecial: shared_rom}
 
 
 class Bench(wiring.Component):
@@ -57,8 +71,9 @@ class Bench(wiring.Component):
         m = Module()
         valid = Signal(STAGES)
         m.d.sync += valid.eq(Cat(self.issue, valid))
-        if self.unit is SpecialFunctions:
-            m.submodules.rom = rom = SpecialROM(LANES)
+        words = ROMS.get(self.unit)
+        if words:
+            m.submodules.rom = rom = SpecialROM(LANES, words())
             m.d.comb += rom.enable.eq(valid[0])
         for lane in range(LANES):
             m.submodules[f"lane_{lane}"] = unit = self.unit()
@@ -67,7 +82,7 @@ class Bench(wiring.Component):
             m.d.comb += unit.a.eq(self.a.word_select(lane, 32))
             if hasattr(unit, "b"):
                 m.d.comb += unit.b.eq(self.b.word_select(lane, 32))
-            if self.unit is SpecialFunctions:
+            if words:
                 m.d.comb += rom.address.word_select(lane, ADDRESS_BITS).eq(unit.rom_address)
                 m.d.comb += unit.rom_word.eq(rom.word.word_select(lane, len(unit.rom_word)))
             with m.If(valid[2]):
