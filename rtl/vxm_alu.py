@@ -11,9 +11,10 @@ from waterclock.isa.config import Config
 from waterclock.isa.special import WORD_BITS
 from waterclock.isa.special import rom as special_rom
 from waterclock.isa.vxm import SIMPLE
+from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
-from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
+from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.vxm_simple import SimpleALU, is_op
 
 
@@ -40,14 +41,20 @@ class Unit:
 
 ADD = Unit("a", "vxm_add", Adder, {"subtract": ("fsub",)})
 MULTIPLY = Unit("mn", "vxm_multiply", Multiplier, {"integer": ("imul",)})
-CONVERT = Unit(
-    "c",
-    "vxm_convert",
-    Converter,
+_FORMATS = {
+    "to_float": ("f16_to_f32", "i32_to_f32"),
+    "half": ("f16_to_f32", "f32_to_f16"),
+    "byte": ("f32_to_i8",),
+}
+CONVERT = Unit("c", "vxm_convert", Converter, _FORMATS)
+ADD_CONVERT = Unit(
+    "ac",
+    "vxm_add_convert",
+    AddConvert,
     {
-        "to_float": ("f16_to_f32", "i32_to_f32"),
-        "half": ("f16_to_f32", "f32_to_f16"),
-        "byte": ("f32_to_i8",),
+        "subtract": ("fsub",),
+        "convert": ("f32_to_f16", "f16_to_f32", "f32_to_i32", "i32_to_f32", "f32_to_i8"),
+        **_FORMATS,
     },
 )
 SPECIAL = Unit(
@@ -68,11 +75,10 @@ def units(features: str) -> list[Unit]:
     What an ALU does beside each other shares hardware; integers need a multiplier of 32 x 32 bits,
     which leaves nothing to share.
     """
-    if {"m", "s"} <= set(features) and "n" not in features:
-        found = [MULTIPLY_SPECIAL, ADD, CONVERT]
-    else:
-        found = [ADD, MULTIPLY, CONVERT, SPECIAL]
-    return [unit for unit in found if set(unit.features) & set(features)]
+    has = set(features)
+    found = [ADD_CONVERT] if {"a", "c"} <= has else [ADD, CONVERT]
+    found += [MULTIPLY_SPECIAL] if {"m", "s"} <= has and "n" not in has else [MULTIPLY, SPECIAL]
+    return [unit for unit in found if set(unit.features) & has]
 
 
 def simple_part(features: str) -> str:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from waterclock.isa import special
 from waterclock.isa.numerics import OPS_NUMERICS
 from waterclock.isa.vxm import ARITY, OPS
+from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
-from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
+from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.sim import verilator
 
 LANES, VECTORS = 16, 4200  # of each operation
@@ -43,7 +44,19 @@ UNITS = {
         },
     ),
     "special": (SpecialFunctions, {"exp2": ("exp2",), "recip": (), "rsqrt": ("rsqrt",)}),
-    "shared": (
+    "add_convert": (
+        AddConvert,
+        {
+            "fadd": (),
+            "fsub": ("subtract",),
+            "f32_to_f16": ("convert", "half"),
+            "f16_to_f32": ("convert", "half", "to_float"),
+            "f32_to_i32": ("convert",),
+            "i32_to_f32": ("convert", "to_float"),
+            "f32_to_i8": ("convert", "byte"),
+        },
+    ),
+    "multiply_special": (
         MultiplySpecial,
         {
             "fmul": (),
