@@ -12,8 +12,20 @@ from waterclock.isa.errors import UserError
 
 PRESETS = ("nano", "small", "medium", "tsp1")
 
-#: What an ALU may be able to do besides the simple one-cycle operations it always has.
-ALU_FEATURES = {"a": "fp add", "m": "multiply", "c": "convert", "s": "special functions"}
+#: What an ALU may be able to do besides ``mov``, which it can always do.
+ALU_FEATURES = {
+    "a": "fp add",
+    "m": "multiply",
+    "c": "convert",
+    "s": "special functions",
+    "i": "integer add and comparison",
+    "b": "bitwise logic",
+    "h": "shifts and bytes",
+    "n": "integer multiply",
+}
+
+#: Features that a chip may lack: no program that we compile needs them, and they are dear.
+OPTIONAL_FEATURES = "hn"
 
 #: Architectural widths of instruction fields bound every configuration (see ``isa/spec.py``).
 LIMITS: dict[str, tuple[int, int]] = {
@@ -135,8 +147,11 @@ def check(config: Config, source: str) -> None:
     for index, features in enumerate(config.alus):
         if set(features) - set(ALU_FEATURES) or len(set(features)) != len(features):
             fail(f"alus[{index}]", repr(features), "letters of " + "".join(ALU_FEATURES))
+        if "n" in features and "m" not in features:
+            fail(f"alus[{index}]", repr(features), "'m' beside 'n'")
     for letter, what in ALU_FEATURES.items():
-        if not any(letter in features for features in config.alus):
+        found = any(letter in features for features in config.alus)
+        if not found and letter not in OPTIONAL_FEATURES:
             fail("alus", list(config.alus), f"at least one ALU with {letter!r} ({what})")
 
 

@@ -123,11 +123,11 @@ def staging_words(config: Config) -> int:
 
 
 def features_word(config: Config, index: int) -> int:
-    """Return four bits for each of the ALUs 8 * index and following, one a feature."""
+    """Return eight bits for each of the ALUs 4 * index and following, one a feature."""
     word = 0
-    for place, features in enumerate(config.alus[8 * index : 8 * index + 8]):
+    for place, features in enumerate(config.alus[4 * index : 4 * index + 4]):
         bits = sum(1 << bit for bit, letter in enumerate(ALU_FEATURES) if letter in features)
-        word |= bits << 4 * place
+        word |= bits << 8 * place
     return word
 
 
@@ -141,7 +141,7 @@ VERSION = _register(
     "Version of this map. Another major version is another map.",
     Field("minor", 0, 16, "grows with additions"),
     Field("major", 16, 16, "grows with changes"),
-    reset=1 << 16,
+    reset=2 << 16,
 )
 CONTROL = _register(
     "CONTROL",
@@ -221,15 +221,17 @@ def _number(name: str, config: Config) -> int:
     return value
 
 
+_FEATURE_BITS = ", ".join(ALU_FEATURES)  #: from the lowest bit on; the others are zero
+
 #: LIMITS comes last, so that a new number of the configuration moves no register.
 _CONFIGURATION: dict[str, tuple[str, Callable[[Config], int]]] = {
     "alus": ("Configuration: number of ALUs.", lambda config: len(config.alus)),
     **{
         f"features_{index}": (
-            f"Configuration: four bits (a, m, c, s) for ALU {8 * index} and the seven after it.",
+            f"Configuration: eight bits ({_FEATURE_BITS}) for ALU {4 * index} and the next three.",
             lambda config, index=index: features_word(config, index),
         )
-        for index in range(4)
+        for index in range(8)
     },
     "queues": ("Number of instruction queues.", lambda config: len(queues(config))),
     **{name: (f"Configuration: {name}.", partial(_number, name)) for name in LIMITS},

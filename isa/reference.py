@@ -226,7 +226,7 @@ def _presets(configs: list[Config]) -> list[str]:
         "## Presets",
         _table(["field", *PRESETS, "meaning"], rows),
         _table(["derived", *PRESETS], [[name, *map("{:,}".format, n)] for name, n in derived]),
-        f"ALUs, the first is number 0. Features: {features}; simple operations need none.",
+        f"ALUs, the first is number 0. Features: {features}; `mov` needs none.",
         _table(["preset", "features of each ALU"], alus),
     ]
 

@@ -7,9 +7,9 @@ the VXM's column if it has a target. So operations chain without memory: the con
 the very cycle in which the result stands on the bus.
 
 Sources and targets narrower than 32 bits take fewer streams: an i8 any one stream, an f16 two.
-Simple operations take one cycle, the others four; two results of one ALU must not fall into one
-cycle. The arithmetic is defined, to the bit, by the functions of ``isa/numerics.py`` that have
-the names of the mnemonics.
+Moves, and the operations of ``SIMPLE`` features, take one cycle, the others four; two results of
+one ALU must not fall into one cycle. The arithmetic is defined, to the bit, by the functions of
+``isa/numerics.py`` that have the names of the mnemonics.
 """
 
 from waterclock.isa.config import Config
@@ -18,9 +18,12 @@ from waterclock.isa.streams import SOURCE_BITS, TARGET_BITS
 
 IMM_BITS = 32
 
+#: Features whose operations are not pipelined.
+SIMPLE = "ibh"
+
 
 def simple_latency(_: Config) -> int:
-    """Return the cycles of an operation that every ALU has."""
+    """Return the cycles of an operation that is not pipelined."""
     return 1
 
 
@@ -48,7 +51,7 @@ OPS: dict[str, type[Instruction]] = {}
 
 
 def _declare(
-    opcode: int, mnemonic: str, doc: str, *, arity: int, feature: str = "", a: int = 4, out: int = 4
+    opcode: int, mnemonic: str, doc: str, *, arity: int, feature: str, a: int = 4, out: int = 4
 ) -> None:
     """Enter one ALU operation; ``a`` and ``out`` are the streams of source a and target."""
     fields: dict[str, object] = {
@@ -61,38 +64,42 @@ def _declare(
         "imm": operand(IMM_BITS, kind="hex", doc="immediate value, raw bits"),
     }
     name = "".join(part.capitalize() for part in mnemonic.split("_"))
-    latency = pipelined_latency if feature else simple_latency
+    latency = simple_latency if feature in SIMPLE else pipelined_latency
     cls = instruction("alu", opcode, latency=latency, mnemonic=mnemonic)(
         type(name, (Instruction,), fields)
     )
     FEATURE[cls], ARITY[cls], OPS[mnemonic] = feature, arity, cls
 
 
-_declare(8, "mov", "The 32 bits of a.", arity=1)
-_declare(9, "iadd", "a + b modulo 2^32.", arity=2)
-_declare(10, "isub", "a - b modulo 2^32.", arity=2)
-_declare(11, "imax", "The larger of two signed integers.", arity=2)
-_declare(12, "imin", "The smaller of two signed integers.", arity=2)
-_declare(13, "and", "Bitwise and.", arity=2)
-_declare(14, "or", "Bitwise or.", arity=2)
-_declare(15, "xor", "Bitwise exclusive or.", arity=2)
-_declare(16, "shl", "a shifted left by the low five bits of b.", arity=2)
-_declare(17, "shr", "a shifted right by the low five bits of b, zeros entering.", arity=2)
-_declare(18, "sar", "a shifted right by the low five bits of b, the sign entering.", arity=2)
-_declare(19, "igt", "1 where a > b as signed integers, else 0.", arity=2)
-_declare(20, "ieq", "1 where a = b, else 0.", arity=2)
-_declare(21, "fmax", "a where a >= b, else b; NaN when either is.", arity=2)
-_declare(22, "fmin", "a where a <= b, else b; NaN when either is.", arity=2)
-_declare(23, "fgt", "1 where a > b as fp32, else 0.", arity=2)
-_declare(24, "fge", "1 where a >= b as fp32, else 0.", arity=2)
-_declare(25, "feq", "1 where a = b as fp32, else 0.", arity=2)
-_declare(26, "select", "b where a is not zero (any bit), else the immediate.", arity=2)
-_declare(27, "i8_to_i32", "The low byte of a, its sign extended.", arity=1, a=1)
-_declare(28, "i32_to_i8", "a saturated to -128 .. 127, as one byte.", arity=1, out=1)
+_declare(8, "mov", "The 32 bits of a.", arity=1, feature="")
+_declare(9, "iadd", "a + b modulo 2^32.", arity=2, feature="i")
+_declare(10, "isub", "a - b modulo 2^32.", arity=2, feature="i")
+_declare(11, "imax", "The larger of two signed integers.", arity=2, feature="i")
+_declare(12, "imin", "The smaller of two signed integers.", arity=2, feature="i")
+_declare(13, "and", "Bitwise and.", arity=2, feature="b")
+_declare(14, "or", "Bitwise or.", arity=2, feature="b")
+_declare(15, "xor", "Bitwise exclusive or.", arity=2, feature="b")
+_declare(16, "shl", "a shifted left by the low five bits of b.", arity=2, feature="h")
+_declare(
+    17, "shr", "a shifted right by the low five bits of b, zeros entering.", arity=2, feature="h"
+)
+_declare(
+    18, "sar", "a shifted right by the low five bits of b, the sign entering.", arity=2, feature="h"
+)
+_declare(19, "igt", "1 where a > b as signed integers, else 0.", arity=2, feature="i")
+_declare(20, "ieq", "1 where a = b, else 0.", arity=2, feature="i")
+_declare(21, "fmax", "a where a >= b, else b; NaN when either is.", arity=2, feature="i")
+_declare(22, "fmin", "a where a <= b, else b; NaN when either is.", arity=2, feature="i")
+_declare(23, "fgt", "1 where a > b as fp32, else 0.", arity=2, feature="i")
+_declare(24, "fge", "1 where a >= b as fp32, else 0.", arity=2, feature="i")
+_declare(25, "feq", "1 where a = b as fp32, else 0.", arity=2, feature="i")
+_declare(26, "select", "b where a is not zero (any bit), else the immediate.", arity=2, feature="i")
+_declare(27, "i8_to_i32", "The low byte of a, its sign extended.", arity=1, feature="h", a=1)
+_declare(28, "i32_to_i8", "a saturated to -128 .. 127, as one byte.", arity=1, feature="h", out=1)
 _declare(32, "fadd", "a + b in fp32.", arity=2, feature="a")
 _declare(33, "fsub", "a - b in fp32.", arity=2, feature="a")
 _declare(34, "fmul", "a * b in fp32.", arity=2, feature="m")
-_declare(35, "imul", "a * b modulo 2^32.", arity=2, feature="m")
+_declare(35, "imul", "a * b modulo 2^32.", arity=2, feature="n")
 _declare(36, "f32_to_f16", "a rounded to f16, saturated.", arity=1, feature="c", out=2)
 _declare(37, "f16_to_f32", "The f16 in the low half of a.", arity=1, feature="c", a=2)
 _declare(38, "f32_to_i32", "a rounded to an integer, saturated.", arity=1, feature="c")

@@ -162,12 +162,14 @@ class Adder(wiring.Component):
         aligned = shift_right(m, Cat(C(0, 3), small), difference, "shift")
         opposite = a.sign ^ b.sign
         s2 = {"sign": sign, "exponent": exponent, "opposite": opposite}
-        s2 |= {"large": large, "aligned": aligned}
+        s2 |= {"large": large, "aligned": aligned ^ opposite.replicate(len(aligned))}
         s2 |= {"nan": a.nan | b.nan | a.inf & b.inf & opposite, "inf": a.inf | b.inf}
         s2 = stage(m, self.enable[1], s2, "s2")
 
-        total, large = Signal(28), Cat(C(0, 3), s2["large"])
-        m.d.comb += total.eq(Mux(s2["opposite"], large - s2["aligned"], large + s2["aligned"]))
+        # Inverted, with a carry in, it is subtracted; what remains is positive.
+        total, minus = Signal(28), s2["opposite"]
+        large, aligned = Cat(C(1, 1), C(0, 3), s2["large"]), Cat(minus, s2["aligned"], minus)
+        m.d.comb += total.eq((large + aligned)[1:])
         s3 = {name: s2[name] for name in ("sign", "exponent", "nan", "inf")}
         s3 |= {"total": total, "zero_sign": s2["sign"] & ~s2["opposite"]}
         s3 = stage(m, self.enable[2], s3, "s3")

@@ -1,5 +1,7 @@
 """exp2, recip and rsqrt of one VXM lane; the algorithms are stated in isa/numerics.py."""
 
+from collections.abc import Sequence
+
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
@@ -15,7 +17,6 @@ from waterclock.isa.special import (
     U_BITS,
     WORD_BITS,
     Segment,
-    rom,
 )
 from waterclock.rtl.fp import BIAS, STAGES, Unpacked, stage
 
@@ -28,6 +29,8 @@ class SpecialROM(wiring.Component):
     Parameters
     ----------
     lanes : int
+    words : sequence of int
+        What the addresses hold, ``WORD_BITS`` each.
 
     Members
     -------
@@ -39,8 +42,8 @@ class SpecialROM(wiring.Component):
         Their words, in the next cycle.
     """
 
-    def __init__(self, lanes: int):
-        self.lanes = lanes
+    def __init__(self, lanes: int, words: Sequence[int]):
+        self.lanes, self.words = lanes, words
         super().__init__(
             {
                 "enable": In(1),
@@ -53,7 +56,7 @@ class SpecialROM(wiring.Component):
         m = Module()
         # Left to itself, synthesis makes it of LUTs, thousands a lane.
         m.submodules.memory = memory = Memory(
-            shape=WORD_BITS, depth=len(rom()), init=rom(), attrs={"rom_style": "block"}
+            shape=WORD_BITS, depth=len(self.words), init=self.words, attrs={"rom_style": "block"}
         )
         for lane in range(self.lanes):
             port = memory.read_port()
@@ -61,6 +64,71 @@ class SpecialROM(wiring.Component):
             m.d.comb += port.addr.eq(self.address.word_select(lane, ADDRESS_BITS))
             m.d.comb += self.word.word_select(lane, WORD_BITS).eq(port.data)
         return m
+
+
+def to_segment(
+    m: Module, pattern: Value, exp2: Value, rsqrt: Value
+) -> tuple[Signal, Signal, Signal, dict[str, Signal]]:
+    """Bring an operand to a segment of the tables.
+
+    Returns
+    -------
+    segment : Signal(Segment)
+    argument : Signal(U_BITS)
+        Of the segment.
+    exponent : Signal(signed(10))
+        Exponent field of the result, less one.
+    found : dict
+        ``sign`` of the result; ``nan``, ``inf`` and ``zero``, the first of which overrules it.
+    """
+    a = Unpacked(m, pattern, "special_a")
+    segment, argument, exponent = Signal(Segment), Signal(U_BITS), Signal(signed(10), name="field")
+    found = {"sign": Signal(name="is_negative")} | {
+        name: Signal(name=f"is_{name}") for name in ("nan", "inf", "zero")
+    }
+    m.d.comb += found["nan"].eq(a.nan)
+    with m.If(exp2):
+        fixed = _fixed(m, a)
+        m.d.comb += [
+            segment.eq(Segment.EXP2),
+            argument.eq(fixed[:U_BITS]),
+            exponent.eq(fixed[U_BITS:].as_signed() + BIAS - 1),
+            found["inf"].eq((a.exponent >= BIAS + 7) & ~a.sign),
+            found["zero"].eq((a.exponent >= BIAS + 7) & a.sign | (exponent < 0)),
+        ]
+    with m.Elif(rsqrt):
+        half = (a.exponent + 1) >> 1
+        m.d.comb += [
+            segment.eq(Mux(a.exponent[0], Segment.RSQRT, Segment.RSQRT2)),
+            argument.eq(a.fraction << 2),
+            exponent.eq(BIAS + 62 - half),
+            found["nan"].eq(a.nan | a.sign & ~a.zero),
+            found["inf"].eq(a.zero),
+            found["zero"].eq(a.inf),
+        ]
+    with m.Else():
+        m.d.comb += [
+            segment.eq(Segment.RECIP),
+            argument.eq(a.fraction << 2),
+            exponent.eq(2 * BIAS - 2 - a.exponent),
+            found["sign"].eq(a.sign),
+            found["inf"].eq(a.zero),
+            found["zero"].eq(a.inf),
+        ]
+    return segment, argument, exponent, found
+
+
+def _fixed(m: Module, a: Unpacked) -> Value:
+    """Return a in units of 2^-25, rounded: 9 bits of integer, signed, above 25 of fraction."""
+    down, fixed = Signal(8), Signal(34)
+    m.d.comb += down.eq(BIAS + 6 - a.exponent)
+    amount = Mux(down[6:].any(), 63, down[:6])
+    size = Signal(33)
+    m.d.comb += size.eq(Cat(C(0, 9), a.significand) >> amount)
+    m.d.comb += fixed.eq(Cat(size, C(0, 1)) ^ a.sign.replicate(34))
+    total = Signal(35)
+    m.d.comb += total.eq(fixed.as_signed() + Mux(a.sign, 2, 1))
+    return total[1:]
 
 
 class SpecialFunctions(wiring.Component):
@@ -95,41 +163,7 @@ class SpecialFunctions(wiring.Component):
         s1 = {"a": self.a, "exp2": self.exp2, "rsqrt": self.rsqrt}
         s1 = stage(m, self.enable[0], s1, "s1")
 
-        # To a segment, its argument, and the exponent field less one.
-        a = Unpacked(m, s1["a"], "a")
-        segment, argument, exponent = Signal(Segment), Signal(U_BITS), Signal(signed(10))
-        found = {"sign": Signal(name="sign")} | {
-            name: Signal(name=f"is_{name}") for name in ("nan", "inf", "zero")
-        }
-        m.d.comb += found["nan"].eq(a.nan)
-        with m.If(s1["exp2"]):
-            fixed = self._fixed(m, a)
-            m.d.comb += [
-                segment.eq(Segment.EXP2),
-                argument.eq(fixed[:U_BITS]),
-                exponent.eq(fixed[U_BITS:].as_signed() + BIAS - 1),
-                found["inf"].eq((a.exponent >= BIAS + 7) & ~a.sign),
-                found["zero"].eq((a.exponent >= BIAS + 7) & a.sign | (exponent < 0)),
-            ]
-        with m.Elif(s1["rsqrt"]):
-            half = (a.exponent + 1) >> 1
-            m.d.comb += [
-                segment.eq(Mux(a.exponent[0], Segment.RSQRT, Segment.RSQRT2)),
-                argument.eq(a.fraction << 2),
-                exponent.eq(BIAS + 62 - half),
-                found["nan"].eq(a.nan | a.sign & ~a.zero),
-                found["inf"].eq(a.zero),
-                found["zero"].eq(a.inf),
-            ]
-        with m.Else():
-            m.d.comb += [
-                segment.eq(Segment.RECIP),
-                argument.eq(a.fraction << 2),
-                exponent.eq(2 * BIAS - 2 - a.exponent),
-                found["sign"].eq(a.sign),
-                found["inf"].eq(a.zero),
-                found["zero"].eq(a.inf),
-            ]
+        segment, argument, exponent, found = to_segment(m, s1["a"], s1["exp2"], s1["rsqrt"])
         m.d.comb += self.rom_address.eq(Cat(argument[R_BITS:], segment))
         # Inverting the highest bit subtracts half an interval.
         r = Cat(argument[: R_BITS - 1], ~argument[R_BITS - 1]).as_signed()
@@ -156,15 +190,3 @@ class SpecialFunctions(wiring.Component):
         with m.Else():
             m.d.comb += self.result.eq(Cat(n[:23], field[:8], s3["sign"]))
         return m
-
-    def _fixed(self, m: Module, a: Unpacked) -> Value:
-        """Return a in units of 2^-25, rounded: 9 bits of integer, signed, above 25 of fraction."""
-        down, fixed = Signal(8), Signal(34)
-        m.d.comb += down.eq(BIAS + 6 - a.exponent)
-        amount = Mux(down[6:].any(), 63, down[:6])
-        size = Signal(33)
-        m.d.comb += size.eq(Cat(C(0, 9), a.significand) >> amount)
-        m.d.comb += fixed.eq(Cat(size, C(0, 1)) ^ a.sign.replicate(34))
-        total = Signal(35)
-        m.d.comb += total.eq(fixed.as_signed() + Mux(a.sign, 2, 1))
-        return total[1:]

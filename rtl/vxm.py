@@ -24,13 +24,15 @@ from waterclock.isa.spec import OPCODE_BITS, Instruction, Operand, word_bits
 from waterclock.isa.streams import (
     ID_BITS,
     SOURCE_ALU,
+    SOURCE_BITS,
     SOURCE_IMM,
     STREAM_BITS,
     TARGET_BITS,
     Direction,
 )
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
-from waterclock.rtl.vxm_alu import add_unit, alu_parts
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE
+from waterclock.rtl.fp import STAGES
+from waterclock.rtl.vxm_alu import ADD, add_unit, alu_parts, simple_part, units
 from waterclock.rtl.vxm_reduce import VXMReducer
 from waterclock.rtl.vxm_simple import one_of
 
@@ -49,7 +51,10 @@ def vxm_parts(config: Config) -> dict[str, wiring.Component]:
         "vxm_tile": VXMTile(config),
         "vxm_reducer": VXMReducer(config),
     }
-    return tile | alu_parts(config.lanes)
+    parts = tile | alu_parts(config)
+    if ADD.part not in parts:  # the reducer has them as well
+        parts[ADD.part] = ADD.component()
+    return parts
 
 
 def _field(word: Value, op: type[Instruction], name: str) -> Value:
@@ -76,6 +81,13 @@ def _choose(
         _choose(m, index, choices[1 << top :], target, domain)
     with m.Else():
         _choose(m, index, choices[: 1 << top], target, domain)
+
+
+def _by_lane(group: Value, lanes: range, first: int = 0) -> Value:
+    """Return the bytes of a group of streams lane by lane; those below ``first`` are zero."""
+    width = len(lanes) * BYTE
+    planes = [C(0, width)] * first + [group.word_select(k, width) for k in range(first, GROUP)]
+    return Cat(plane.word_select(lane, BYTE) for lane in lanes for plane in planes)
 
 
 def _promise(m: Module, broken: Value, message: str | Format) -> None:
@@ -193,17 +205,17 @@ class VXMTile(wiring.Component):
             active.eq(opcode.any()),
             legal.eq(which(known)),
             binary.eq(which(op for op in known if ARITY[op] == 2)),
-            simple.eq(which(op for op in known if not FEATURE[op])),
+            simple.eq(which(op for op in known if FEATURE[op] in SIMPLE)),
         ]
         a_span, span = Signal(3, name=f"{name}_a_span"), Signal(3, name=f"{name}_span")
         m.d.comb += [a_span.eq(Cat(spans("a"))), span.eq(Cat(spans("dst")))]
-        narrow = 3 if "c" in features else 1
+        narrow = {_span(op, "a") for op in known} - {GROUP}
         a, a_wrong = self._source(m, f"{name}_a", active, a_code, a_span, imm, narrow)
-        b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(4, 3), imm, 0)
+        b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(GROUP, 3), imm, set())
 
         found = Signal(wide, name=f"{name}_simple_result")
         m.submodules[f"{name}_simple"] = Instance(
-            "vxm_simple",
+            simple_part(features),
             i_opcode=Mux(simple, opcode, 0),
             i_a=a,
             i_b=b,
@@ -212,13 +224,14 @@ class VXMTile(wiring.Component):
         )
         # Of all results of an ALU in one cycle the schedule allows one.
         ends = [(simple, found)]
-        for feature in features:
-            issue = which(op for op in known if FEATURE[op] == feature)
-            ends.append(add_unit(m, feature, f"{name}_{feature}", issue, opcode, a, b))
+        pipelined = units(features)
+        for unit in pipelined:
+            issue = which(op for op in known if FEATURE[op] and FEATURE[op] in unit.features)
+            ends.append(add_unit(m, unit, f"{name}_{unit.features}", issue, opcode, a, b))
         result = self._result(name)
         issued = Cat(span, target)
         arriving = issued
-        for step in range(3 if features else 0):
+        for step in range(STAGES if pipelined else 0):
             delayed = Signal(len(issued), name=f"{name}_target_{step}", reset_less=True)
             m.d.sync += delayed.eq(arriving)
             arriving = delayed
@@ -251,7 +264,7 @@ class VXMTile(wiring.Component):
         active, legal = Signal(name="reduce_active"), Signal(name="reduce_legal")
         m.d.comb += active.eq(opcode.any())
         m.d.comb += legal.eq(one_of(opcode, REDUCTIONS.values()))
-        value, wrong = self._source(m, "reduce_a", active, source, C(4, 3), None, 0)
+        value, wrong = self._source(m, "reduce_a", active, source, C(GROUP, 3), None, set())
         m.d.comb += self.reduce_operand.eq(value)
         result = self._result("reduce")
         m.d.comb += [
@@ -282,64 +295,75 @@ class VXMTile(wiring.Component):
         code: Value,
         span: Value,
         imm: Value | None,
-        narrow: int,
+        narrow: set[int],
     ) -> tuple[Signal, Value]:
         """Fetch a source; return its value and whether it breaks a promise.
 
         A narrow value comes to the low bytes; the others then mean nothing. ``narrow`` tells
-        which sizes occur: 0 none, 1 bytes, 3 bytes and halves.
+        which spans below a whole group occur.
+
+        What is wide comes from one Switch, for a simulator and for a table of LUTs the
+        cheapest form. What is the same for all lanes joins it afterwards.
         """
-        width = self.config.lanes * BYTE
-        streams = Signal(GROUP * width, name=f"{name}_streams")
-        value = Signal(GROUP * width, name=name)
+        wide, lanes = self.config.lanes * VALUE_BITS, range(self.config.lanes)
+        value, wide_value = Signal(wide, name=name), Signal(wide, name=f"{name}_wide")
+        streams = Signal(wide, name=f"{name}_streams")
+        common = Signal(VALUE_BITS, name=f"{name}_common")
         number, kind = code[:ID_BITS], code[ID_BITS:]
-        of_alu, of_imm = SOURCE_ALU >> ID_BITS, SOURCE_IMM >> ID_BITS
-        wrong = Signal(name=f"{name}_wrong")
-        with m.If(active):
-            for direction, register in zip(Direction, self.column, strict=True):
-                with m.If(kind == direction):
-                    groups = [
-                        register[first : first + len(streams)]
-                        for first in range(0, len(register), len(streams))
-                    ]
-                    _choose(m, number[2:], groups, streams)
-            with m.If(~kind[1]):
-                low = self._low_planes(m, name, streams, number, narrow)
-                planes = [*low, *(streams.word_select(k, width) for k in range(len(low), GROUP))]
-                m.d.comb += value.eq(
-                    Cat(
-                        plane.word_select(lane, BYTE)
-                        for lane in range(self.config.lanes)
-                        for plane in planes
-                    )
-                )
-                m.d.comb += wrong.eq(self._misplaced(code, span, stream=C(1)))
-            with m.Elif(kind == of_alu):
-                _choose(m, number, self.buses, value)
-                held = Signal(1 << ID_BITS, name=f"{name}_held")
-                m.d.comb += held.eq(self.held)
-                m.d.comb += wrong.eq(~held.bit_select(number, 1))
-            with m.Elif(kind == of_imm):
-                if imm is None:
-                    m.d.comb += wrong.eq(1)
-                else:
-                    m.d.comb += value.eq(Cat(imm for _ in range(self.config.lanes)))
+        alus = len(self.config.alus)
+        with m.Switch(Cat(code, active)):
+            for first in range(0, 2 * self.config.streams, GROUP):
+                direction, low = divmod(first, self.config.streams)
+                at = f"{direction << ID_BITS - 2 | low // GROUP:0{SOURCE_BITS - 2}b}"
+                group = self.column[direction].word_select(low // GROUP, wide)
+                with m.Case(f"1{at}--"):
+                    m.d.comb += streams.eq(group)
+                    m.d.comb += wide_value.eq(_by_lane(group, lanes, max(narrow, default=0)))
+            for index in range(alus):
+                with m.Case(1 << SOURCE_BITS | SOURCE_ALU + index):
+                    m.d.comb += wide_value.eq(self.buses[index])
+        with m.Switch(Cat(code, active)):
+            with m.Case(1 << SOURCE_BITS | SOURCE_ALU + alus):
+                m.d.comb += common.eq(self.buses[alus][:VALUE_BITS])
+            if imm is not None:
+                with m.Case(f"1{SOURCE_IMM >> ID_BITS:b}" + "-" * ID_BITS):
+                    m.d.comb += common.eq(imm)
+        joined = wide_value | Cat(common for _ in lanes)
+        if narrow:
+            joined = joined | self._narrow(m, name, active & ~kind[1], streams, number, narrow)
+        m.d.comb += value.eq(joined)
+
+        wrong, held = Signal(name=f"{name}_wrong"), Signal(1 << ID_BITS, name=f"{name}_held")
+        with m.If(~kind[1]):
+            m.d.comb += wrong.eq(self._misplaced(code, span, stream=C(1)))
+        with m.Elif(kind == SOURCE_ALU >> ID_BITS):
+            m.d.comb += held.eq(self.held)
+            m.d.comb += wrong.eq(~held.bit_select(number, 1))
+        with m.Else():
+            m.d.comb += wrong.eq(imm is None)
         return value, wrong
 
-    def _low_planes(
-        self, m: Module, name: str, streams: Value, number: Value, narrow: int
-    ) -> list[Value]:
-        """Return the planes that a narrow value may come to: of any stream, or of two."""
-        width, low = self.config.lanes * BYTE, []
-        if narrow & 1:
-            low.append(Signal(width, name=f"{name}_low"))
-            choices = [streams.word_select(k, width) for k in range(GROUP)]
-            _choose(m, number[:2], choices, low[0])
-        if narrow & 2:
-            second = Mux(number[1], streams.word_select(3, width), streams.word_select(1, width))
-            low.append(Signal(width, name=f"{name}_second"))
-            m.d.comb += low[1].eq(second)
-        return low
+    def _narrow(
+        self, m: Module, name: str, active: Value, streams: Value, number: Value, narrow: set[int]
+    ) -> Signal:
+        """Return the low bytes of a source from the streams of a group.
+
+        Of spans 1 and 2, the first byte may come from any stream, the second from two.
+        """
+        width = self.config.lanes * BYTE
+        planes = [streams.word_select(k, width) for k in range(GROUP)]
+        low = [Signal(width, name=f"{name}_low_{k}") for k in range(max(narrow))]
+        found = Signal(len(streams), name=f"{name}_narrow")
+        with m.If(active):
+            if 1 in narrow:
+                _choose(m, number[:2], planes, low[0])
+            else:
+                m.d.comb += low[0].eq(Mux(number[1], planes[2], planes[0]))
+            if 2 in narrow:
+                m.d.comb += low[1].eq(Mux(number[1], planes[3], planes[1]))
+            padded = [*low, *(C(0, width) for _ in range(GROUP - len(low)))]
+            m.d.comb += found.eq(_by_lane(Cat(padded), range(self.config.lanes)))
+        return found
 
     def _misplaced(self, code: Value, span: Value, stream: Value | None = None) -> Value:
         """Tell whether a stream is misaligned or missing; ``code`` may be a target."""

@@ -1,13 +1,19 @@
 """The pipelined units of a VXM ALU, a lane of each being a part of its own."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 from amaranth import *
 from amaranth.lib import wiring
 
+from waterclock.isa.config import Config
 from waterclock.isa.special import WORD_BITS
+from waterclock.isa.special import rom as special_rom
+from waterclock.isa.vxm import SIMPLE
+from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
+from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.vxm_simple import SimpleALU, is_op
 
@@ -21,32 +27,76 @@ def clock_gate_verilog() -> str:
 class Unit:
     """A pipelined unit: the part that does one lane, and the inputs that choose the operation."""
 
+    features: str  #: whose operations it does
     part: str
     component: type[wiring.Component]
     flags: dict[str, tuple[str, ...]]  #: mnemonics for which the input is high, by input
+    rom: Callable[[], Sequence[int]] | None = None  #: words of its table
+
+    @property
+    def rom_part(self) -> str:
+        """Name of the part that holds its table for all lanes."""
+        return f"{self.part}_rom"
 
 
-#: The units by feature of an ALU.
-UNITS = {
-    "a": Unit("vxm_add", Adder, {"subtract": ("fsub",)}),
-    "m": Unit("vxm_multiply", Multiplier, {"integer": ("imul",)}),
-    "c": Unit(
-        "vxm_convert",
-        Converter,
-        {
-            "to_float": ("f16_to_f32", "i32_to_f32"),
-            "half": ("f16_to_f32", "f32_to_f16"),
-            "byte": ("f32_to_i8",),
-        },
-    ),
-    "s": Unit("vxm_special", SpecialFunctions, {"exp2": ("exp2",), "rsqrt": ("rsqrt",)}),
+ADD = Unit("a", "vxm_add", Adder, {"subtract": ("fsub",)})
+MULTIPLY = Unit("mn", "vxm_multiply", Multiplier, {"integer": ("imul",)})
+_FORMATS = {
+    "to_float": ("f16_to_f32", "i32_to_f32"),
+    "half": ("f16_to_f32", "f32_to_f16"),
+    "byte": ("f32_to_i8",),
 }
+CONVERT = Unit("c", "vxm_convert", Converter, _FORMATS)
+ADD_CONVERT = Unit(
+    "ac",
+    "vxm_add_convert",
+    AddConvert,
+    {
+        "subtract": ("fsub",),
+        "convert": ("f32_to_f16", "f16_to_f32", "f32_to_i32", "i32_to_f32", "f32_to_i8"),
+        **_FORMATS,
+    },
+)
+SPECIAL = Unit(
+    "s", "vxm_special", SpecialFunctions, {"exp2": ("exp2",), "rsqrt": ("rsqrt",)}, special_rom
+)
+MULTIPLY_SPECIAL = Unit(
+    "ms",
+    "vxm_multiply_special",
+    MultiplySpecial,
+    {"special": ("exp2", "recip", "rsqrt"), "exp2": ("exp2",), "rsqrt": ("rsqrt",)},
+    shared_rom,
+)
 
 
-def alu_parts(lanes: int) -> dict[str, wiring.Component]:
-    """Return the components that an ALU has instances of, by name of the Verilog module."""
-    parts = {unit.part: unit.component() for unit in UNITS.values()}
-    return parts | {"vxm_simple": SimpleALU(lanes), "vxm_rom": SpecialROM(lanes)}
+def units(features: str) -> list[Unit]:
+    """Return the pipelined units of an ALU.
+
+    What an ALU does beside each other shares hardware; integers need a multiplier of 32 x 32 bits,
+    which leaves nothing to share.
+    """
+    has = set(features)
+    found = [ADD_CONVERT] if {"a", "c"} <= has else [ADD, CONVERT]
+    found += [MULTIPLY_SPECIAL] if {"m", "s"} <= has and "n" not in has else [MULTIPLY, SPECIAL]
+    return [unit for unit in found if set(unit.features) & has]
+
+
+def simple_part(features: str) -> str:
+    """Return the name of the part that does the simple operations of an ALU."""
+    return "_".join(["vxm_simple", *(letter for letter in SIMPLE if letter in features)])
+
+
+def alu_parts(config: Config) -> dict[str, wiring.Component]:
+    """Return the components that ALUs have instances of, by name of the Verilog module."""
+    parts: dict[str, wiring.Component] = {}
+    for features in config.alus:
+        if simple_part(features) not in parts:
+            parts[simple_part(features)] = SimpleALU(config.lanes, features)
+    for unit in {unit.part: unit for features in config.alus for unit in units(features)}.values():
+        parts[unit.part] = unit.component()
+        if unit.rom:
+            parts[unit.rom_part] = SpecialROM(config.lanes, unit.rom())
+    return parts
 
 
 def gated_clock(m: Module, name: str, active: Value) -> Signal:
@@ -59,7 +109,7 @@ def gated_clock(m: Module, name: str, active: Value) -> Signal:
 
 
 def add_unit(
-    m: Module, feature: str, name: str, issue: Value, opcode: Value, a: Value, b: Value
+    m: Module, unit: Unit, name: str, issue: Value, opcode: Value, a: Value, b: Value
 ) -> tuple[Signal, Signal]:
     """Add all lanes of a pipelined unit.
 
@@ -77,7 +127,7 @@ def add_unit(
     result : Signal(lanes * 32)
         The result in that cycle.
     """
-    unit, lanes = UNITS[feature], len(a) // 32
+    lanes = len(a) // 32
     valid, result = Signal(STAGES, name=f"{name}_valid"), Signal(len(a), name=f"{name}_result")
     enable, started = Signal(STAGES, name=f"{name}_enable"), Signal(name=f"{name}_issue")
     m.d.comb += started.eq(issue)
@@ -89,11 +139,11 @@ def add_unit(
         flags[f"i_{flag}"] = Signal(name=f"{name}_{flag}")
         m.d.comb += flags[f"i_{flag}"].eq(is_op(opcode, *mnemonics))
     common = {"i_clk": clock, "i_rst": C(0, 1), "i_enable": enable} | flags
-    if feature == "s":
+    if unit.rom:
         address = Signal(lanes * ADDRESS_BITS, name=f"{name}_address")
         words = Signal(lanes * WORD_BITS, name=f"{name}_words")
         m.submodules[f"{name}_rom"] = Instance(
-            "vxm_rom",
+            unit.rom_part,
             i_clk=clock,
             i_rst=C(0, 1),
             i_enable=enable[1],
@@ -102,9 +152,9 @@ def add_unit(
         )
     for lane in range(lanes):
         ports = {"i_a": a.word_select(lane, 32), "o_result": result.word_select(lane, 32)}
-        if feature in "am":
+        if "b" in unit.component.__annotations__:
             ports["i_b"] = b.word_select(lane, 32)
-        if feature == "s":
+        if unit.rom:
             ports["o_rom_address"] = address.word_select(lane, ADDRESS_BITS)
             ports["i_rom_word"] = words.word_select(lane, WORD_BITS)
         m.submodules[f"{name}_{lane}"] = Instance(unit.part, **common, **ports)

@@ -67,14 +67,9 @@ class Comparison:
         adds: Value | None = None,
     ):
         self._a, self._b = a, b
-        key_a, key_b, self.sums, self.order, self.facts = (
-            Signal(len(a), name=f"{name}_{what}")
-            for what in ("key_a", "key_b", "sums", "order", "facts")
+        self.sums, self.order, self.facts = (
+            Signal(len(a), name=f"{name}_{what}") for what in ("sums", "order", "facts")
         )
-
-        def key(x: Value, tiny: Value) -> Value:
-            # As integers, negative numbers of fp32 are in reverse order.
-            return Mux(tiny, 0, Cat(x[:31] ^ x[31].replicate(31), x[31]))
 
         def nan(x: Value) -> Value:
             return x[23:31].all() & x[:23].any()
@@ -84,23 +79,18 @@ class Comparison:
             return (Cat(C(1, 1), x) + Cat(minus, y ^ minus.replicate(32)))[1:33]
 
         def compare(x: Value, y: Value, difference: Value, facts: Value) -> Value:
-            below = Mux(x[31] ^ y[31], x[31], difference[31])
-            equal = ~difference.any()
+            # As integers, negative numbers of fp32 are in reverse order.
+            below = Mux(x[31] ^ y[31], x[31], difference[31] ^ (x[31] & floating))
+            equal = ~difference.any() | facts[0] & facts[1]
             return Cat(~(below | equal | facts[2]), equal & ~facts[2])
 
         with m.If(active & floating):
-            m.d.comb += [
-                self.facts.eq(
-                    each(lambda x, y: Cat(~x[23:31].any(), ~y[23:31].any(), nan(x) | nan(y)), a, b)
-                ),
-                key_a.eq(each(lambda x, facts: key(x, facts[0]), a, self.facts)),
-                key_b.eq(each(lambda x, facts: key(x, facts[1]), b, self.facts)),
-            ]
-        with m.Elif(active):
-            m.d.comb += [key_a.eq(a), key_b.eq(b)]
+            m.d.comb += self.facts.eq(
+                each(lambda x, y: Cat(~x[23:31].any(), ~y[23:31].any(), nan(x) | nan(y)), a, b)
+            )
         with m.If(active):
-            m.d.comb += self.sums.eq(each(add, key_a, key_b))
-            m.d.comb += self.order.eq(each(compare, key_a, key_b, self.sums, self.facts))
+            m.d.comb += self.sums.eq(each(add, a, b))
+            m.d.comb += self.order.eq(each(compare, a, b, self.sums, self.facts))
 
     def extreme(self, *, smaller: Value) -> Value:
         """Return the larger or smaller operand of each lane; a if they are equal; NaN for NaN.
@@ -109,24 +99,31 @@ class Comparison:
         """
 
         def choose(a: Value, b: Value, order: Value, facts: Value) -> Value:
-            first = Mux(smaller, ~order[0], order[0] | order[1])
-            chosen = Mux(first, flushed(a, facts[0]), flushed(b, facts[1]))
-            return Mux(facts[2], C(NAN, 32), chosen)
+            first = self.is_first(order, smaller)
+            return one_or_nan(Mux(first, a, b), Mux(first, facts[0], facts[1]), facts[2])
 
         return each(choose, self._a, self._b, self.order, self.facts)
 
+    @staticmethod
+    def is_first(order: Value, smaller: Value) -> Value:
+        """Tell by a lane's order whether a is the larger, or the smaller, or b's equal."""
+        return Mux(smaller, ~order[0], order[0] | order[1])
 
-def flushed(x: Value, tiny: Value) -> Value:
-    """Return a pattern of fp32, zero of its sign if it is ``tiny``."""
-    return Cat(Mux(tiny, 0, x[:31]), x[31])
+
+def one_or_nan(x: Value, tiny: Value, nan: Value) -> Value:
+    """Return a pattern of fp32, zero of its sign if it is ``tiny``; or NaN."""
+    kept = x[:31] & ~(tiny | nan).replicate(31)
+    return Cat(kept | nan.replicate(31) & C(NAN, 31), x[31] & ~nan)
 
 
 class SimpleALU(wiring.Component):
-    """The operations that take one cycle, for all lanes of a superlane; combinational.
+    """``mov`` and the operations of features, for all lanes of a superlane; combinational.
 
     Parameters
     ----------
     lanes : int
+    features : str
+        Those of ``isa.vxm.SIMPLE`` that the ALU has.
 
     Members
     -------
@@ -139,8 +136,8 @@ class SimpleALU(wiring.Component):
     result : Out(lanes * 32)
     """
 
-    def __init__(self, lanes: int):
-        self.lanes = lanes
+    def __init__(self, lanes: int, features: str):
+        self.lanes, self.features = lanes, features
         wide = 32 * lanes
         super().__init__(
             {
@@ -160,21 +157,14 @@ class SimpleALU(wiring.Component):
             m.d.comb += found.eq(is_op(self.opcode, *mnemonics))
             return found
 
-        floating = flag("floating", "fmax", "fmin", "fgt", "fge", "feq")
-        adds, subtracts = flag("adds", "iadd"), flag("subtracts", "isub")
-        comparing = flag("comparing", "imax", "imin", "igt", "ieq")
-        active = floating | comparing | adds | subtracts
-        comparison = Comparison(m, active, floating, self.a, self.b, "compare", adds)
-        choosing = flag("choosing", "imax", "imin", "fmax", "fmin", "select")
-        truth = flag("truth", "igt", "ieq", "fgt", "fge", "feq")
-        results = [
-            (flag("logic", "mov", "and", "or", "xor"), self._logic(flag)),
-            (adds | subtracts, comparison.sums),
-            (flag("shift", "shl", "shr", "sar"), self._shift(m, flag)),
-            (truth, self._truth(comparison, flag)),
-            (choosing, self._choose(comparison, flag)),
-            (flag("narrow", "i8_to_i32", "i32_to_i8"), self._narrow(flag)),
-        ]
+        results = [(flag("logic", "mov", "and", "or", "xor"), self._logic(flag))]
+        if "i" in self.features:
+            results += self._integers(m, flag)
+        if "h" in self.features:
+            results += [
+                (flag("shift", "shl", "shr", "sar"), self._shift(m, flag)),
+                (flag("narrow", "i8_to_i32", "i32_to_i8"), self._narrow(flag)),
+            ]
         # The flags exclude each other; Elif would make a chain of them.
         with m.Switch(Cat(used for used, _ in results)):
             for position, (_, value) in enumerate(results):
@@ -182,7 +172,24 @@ class SimpleALU(wiring.Component):
                     m.d.comb += self.result.eq(value)
         return m
 
+    def _integers(self, m: Module, flag: Callable[..., Signal]) -> list[tuple[Value, Value]]:
+        """Add what feature i has; return its results, and when they are wanted."""
+        floating = flag("floating", "fmax", "fmin", "fgt", "fge", "feq")
+        adds, subtracts = flag("adds", "iadd"), flag("subtracts", "isub")
+        comparing = flag("comparing", "imax", "imin", "igt", "ieq")
+        active = floating | comparing | adds | subtracts
+        comparison = Comparison(m, active, floating, self.a, self.b, "compare", adds)
+        choosing = flag("choosing", "imax", "imin", "fmax", "fmin", "select")
+        truth = flag("truth", "igt", "ieq", "fgt", "fge", "feq")
+        return [
+            (adds | subtracts, comparison.sums),
+            (truth, self._truth(comparison, flag)),
+            (choosing, self._choose(comparison, flag)),
+        ]
+
     def _logic(self, flag: Callable[..., Signal]) -> Value:
+        if "b" not in self.features:
+            return self.a
         # Two bits choose one of four functions of two bits: one LUT a bit.
         high, low = flag("logic_high", "or", "xor"), flag("logic_low", "and", "xor")
         either = Mux(low.replicate(len(self.a)), self.a ^ self.b, self.a | self.b)
@@ -198,10 +205,10 @@ class SimpleALU(wiring.Component):
         smaller, select = flag("smaller", "imin", "fmin"), flag("select", "select")
 
         def choose(a: Value, b: Value, order: Value, facts: Value) -> Value:
-            first = Mux(smaller, ~order[0], order[0] | order[1])
-            keep = Mux(select, ~a.any(), first)
-            one = Mux(select, self.imm, flushed(a, facts[0]))
-            return Mux(facts[2], C(NAN, 32), Mux(keep, one, flushed(b, facts[1])))
+            # Of an integer that is selected there are no facts.
+            first = Mux(select, ~a.any(), comparison.is_first(order, smaller))
+            tiny, nan = Mux(first, facts[0], facts[1]), facts[2]
+            return one_or_nan(Mux(first, Mux(select, self.imm, a), b), tiny, nan)
 
         return each(choose, self.a, self.b, comparison.order, comparison.facts)
 

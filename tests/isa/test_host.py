@@ -40,8 +40,8 @@ def test_reset_values_fit_and_tell_the_configuration(preset: str) -> None:
     for name in ("superlanes", "lanes", "streams", "slices", "group", "rows", "imem_words"):
         assert values[name.upper()] == getattr(config, name)
     for index, features in enumerate(config.alus):
-        bits = values[f"FEATURES_{index // 8}"] >> 4 * (index % 8) & 15
-        assert {letter for i, letter in enumerate("amcs") if bits >> i & 1} == set(features)
+        bits = values[f"FEATURES_{index // 4}"] >> 8 * (index % 4) & 255
+        assert {letter for i, letter in enumerate("amcsibhn") if bits >> i & 1} == set(features)
 
 
 def test_magic_reads_as_its_letters_in_memory_order() -> None:

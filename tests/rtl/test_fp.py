@@ -17,10 +17,13 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 from numpy.typing import NDArray
 
+from waterclock.isa import special
 from waterclock.isa.numerics import OPS_NUMERICS
 from waterclock.isa.vxm import ARITY, OPS
+from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.emit import convert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
+from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.sim import verilator
 
@@ -41,7 +44,31 @@ UNITS = {
         },
     ),
     "special": (SpecialFunctions, {"exp2": ("exp2",), "recip": (), "rsqrt": ("rsqrt",)}),
+    "add_convert": (
+        AddConvert,
+        {
+            "fadd": (),
+            "fsub": ("subtract",),
+            "f32_to_f16": ("convert", "half"),
+            "f16_to_f32": ("convert", "half", "to_float"),
+            "f32_to_i32": ("convert",),
+            "i32_to_f32": ("convert", "to_float"),
+            "f32_to_i8": ("convert", "byte"),
+        },
+    ),
+    "multiply_special": (
+        MultiplySpecial,
+        {
+            "fmul": (),
+            "exp2": ("special", "exp2"),
+            "recip": ("special",),
+            "rsqrt": ("special", "rsqrt"),
+        },
+    ),
 }
+
+
+ROMS = {SpecialFunctions: special.rom, MultiplySpecial: shared_rom}
 
 
 class Bench(wiring.Component):
@@ -57,8 +84,9 @@ class Bench(wiring.Component):
         m = Module()
         valid = Signal(STAGES)
         m.d.sync += valid.eq(Cat(self.issue, valid))
-        if self.unit is SpecialFunctions:
-            m.submodules.rom = rom = SpecialROM(LANES)
+        words = ROMS.get(self.unit)
+        if words:
+            m.submodules.rom = rom = SpecialROM(LANES, words())
             m.d.comb += rom.enable.eq(valid[0])
         for lane in range(LANES):
             m.submodules[f"lane_{lane}"] = unit = self.unit()
@@ -67,7 +95,7 @@ class Bench(wiring.Component):
             m.d.comb += unit.a.eq(self.a.word_select(lane, 32))
             if hasattr(unit, "b"):
                 m.d.comb += unit.b.eq(self.b.word_select(lane, 32))
-            if self.unit is SpecialFunctions:
+            if words:
                 m.d.comb += rom.address.word_select(lane, ADDRESS_BITS).eq(unit.rom_address)
                 m.d.comb += unit.rom_word.eq(rom.word.word_select(lane, len(unit.rom_word)))
             with m.If(valid[2]):

@@ -1,0 +1,193 @@
+"""fp32 addition and the conversions of one VXM lane by one pipeline.
+
+Both bring a number to a unit (of the larger operand, of the result), add, and bring the sum to
+fp32; so they share what is large, the shifter down and the one up:
+
+    stage 1    operands
+    stage 2    a shifted down, to be added to the other number, to nothing, or to the exponent
+    stage 3    the sum, which has to be normalised and rounded, or is the result of a conversion
+"""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from waterclock.isa.numerics import F16_NAN
+from waterclock.rtl.fp import (
+    BIAS,
+    F16_BIAS,
+    STAGES,
+    Unpacked,
+    normalise,
+    pack,
+    round_up,
+    shift_right,
+    stage,
+)
+
+#: What the first stage finds; ``large`` and ``addend`` are added, with ``carry``. ``inf`` tells
+#: that the result is beyond its format.
+_FOUND = {"sign": 1, "exponent": 8, "large": 32, "addend": 32, "carry": 1, "nan": 1, "inf": 1}
+_ONE = BIAS - F16_BIAS  #: the exponent of fp32 that is none in an f16
+
+
+class AddConvert(wiring.Component):
+    """fp32 a + b or a - b, or a conversion of a between fp32, f16, i32 and i8; see the flags.
+
+    Members
+    -------
+    enable : In(3)
+        Which stages take a value in this cycle.
+    subtract : In(1)
+        Whether b is negated; belongs, as all flags, to the operands.
+    convert : In(1)
+        Whether it is not a sum.
+    to_float, half, byte : In(1)
+        As of ``Converter``.
+    a, b : In(32)
+        Operands.
+    result : Out(32)
+        Combinational from the third stage.
+    """
+
+    enable: In(STAGES)
+    subtract: In(1)
+    convert: In(1)
+    to_float: In(1)
+    half: In(1)
+    byte: In(1)
+    a: In(32)
+    b: In(32)
+    result: Out(32)
+
+    def elaborate(self, platform):
+        m = Module()
+        flags = ("convert", "to_float", "half", "byte")
+        s1 = {"a": self.a, "b": Cat(self.b[:31], self.b[31] ^ self.subtract)}
+        s1 = stage(m, self.enable[0], s1 | {name: getattr(self, name) for name in flags}, "s1")
+        found = {name: Signal(bits, name=name) for name, bits in _FOUND.items()}
+        self._unpack(m, s1, found)
+        s2 = {"narrow": s1["convert"] & ~s1["to_float"], "half": s1["half"], "byte": s1["byte"]}
+        s2 |= {"zero_sign": found["sign"] & ~found["carry"]}
+        s2 = stage(m, self.enable[1], found | s2, "s2")
+
+        total = Signal(32)
+        m.d.comb += total.eq((Cat(C(1, 1), s2["large"]) + Cat(s2["carry"], s2["addend"]))[1:])
+        names = ("sign", "exponent", "nan", "inf", "zero_sign", "narrow", "half", "byte")
+        s3 = stage(m, self.enable[2], {"total": total} | {name: s2[name] for name in names}, "s3")
+
+        normal, places = normalise(m, s3["total"], "normal")
+        exponent = Signal(signed(10), name="exponent_normal")
+        m.d.comb += exponent.eq(s3["exponent"] + 1 - places)
+        s3["zero"] = ~normal[-1]
+        number = pack(m, s3["sign"], exponent, normal[8:], normal[:8], s3)
+        with m.If(s3["narrow"]):
+            self._saturate(m, s3)
+        with m.Else():
+            m.d.comb += self.result.eq(number)
+        return m
+
+    def _unpack(self, m: Module, s: dict[str, Signal], found: dict[str, Signal]) -> None:
+        a, b = Unpacked(m, s["a"], "a"), Unpacked(m, s["b"], "b")
+        # The smaller operand comes to the exponent of the larger, a to the unit of its result.
+        swap, opposite, normal = Signal(), a.sign ^ b.sign, Signal()
+        large, small, down, exponent, other = (
+            Signal(bits, name=name)
+            for name, bits in (
+                ("larger", 24),
+                ("small", 24),
+                ("down", 8),
+                ("upper", 8),
+                ("other", 8),
+            )
+        )
+        m.d.comb += [
+            swap.eq(s["convert"] | (s["b"][:31] > s["a"][:31])),
+            exponent.eq(Mux(swap, b.exponent, a.exponent)),
+            other.eq(Mux(swap, a.exponent, b.exponent)),
+            large.eq(Mux(swap, b.significand, a.significand)),
+            small.eq(Mux(swap, a.significand, b.significand)),
+            normal.eq(a.exponent > _ONE),
+        ]
+        # The hidden bit of fp32 counts 2^30. In an f16 it comes down by 20 places to bit 10 (above
+        # guard and sticky), and by one more for each exponent below the smallest of f16.
+        unit = Mux(s["half"], _ONE + 21, BIAS + 30)
+        with m.If(~s["convert"]):
+            m.d.comb += down.eq(exponent - other)
+        with m.Elif(s["half"] & normal):
+            m.d.comb += down.eq(20)
+        with m.Else():
+            m.d.comb += down.eq(unit - other)
+        shifted = Signal(33)
+        m.d.comb += shifted.eq(shift_right(m, Cat(C(0, 9), small), down, "shift"))
+
+        up = round_up(shifted[2:], shifted[:2])
+        with m.If(~s["convert"]):
+            aligned = Cat(C(0, 4), shifted[:7].any(), shifted[7:], C(0, 1))
+            m.d.comb += [
+                found["sign"].eq(Mux(swap, b.sign, a.sign)),
+                found["exponent"].eq(exponent),
+                found["nan"].eq(a.nan | b.nan | a.inf & b.inf & opposite),
+                found["inf"].eq(a.inf | b.inf),
+                found["large"].eq(Cat(C(0, 7), large)),
+                found["addend"].eq(aligned ^ opposite.replicate(32)),
+                found["carry"].eq(opposite),
+            ]
+        with m.Elif(s["to_float"]):
+            self._other(m, s["a"], s["half"], found)
+        with m.Else():
+            m.d.comb += [
+                found["sign"].eq(a.sign),
+                found["nan"].eq(a.nan),
+                found["inf"].eq(a.exponent >= Mux(s["half"], BIAS + 16, BIAS + 31)),
+            ]
+            with m.If(s["half"]):
+                field = Mux(normal, a.exponent - _ONE, 0)
+                m.d.comb += found["large"].eq(Cat(C(0, 10), field[:8]))
+                m.d.comb += found["addend"].eq(shifted[2:12])
+                m.d.comb += found["carry"].eq(up)
+            with m.Else():
+                # -(v + up) = ~v + (1 - up): one adder negates and rounds.
+                whole = Cat(shifted[2:], C(0, 1))
+                m.d.comb += found["addend"].eq(whole ^ a.sign.replicate(32))
+                m.d.comb += found["carry"].eq(up ^ a.sign)
+
+    def _other(self, m: Module, pattern: Value, half: Value, found: dict[str, Signal]) -> None:
+        """Take an integer, or an f16 as an integer of 11 bits times a power of two."""
+        exponent, fraction, sign = pattern[10:15], pattern[:10], pattern[31]
+        ordinary, unit = exponent.any(), BIAS + 30
+        with m.If(half):
+            m.d.comb += [
+                found["sign"].eq(pattern[15]),
+                found["addend"].eq(Cat(fraction, ordinary)),
+                found["exponent"].eq(unit - 25 + Mux(ordinary, exponent, 1)),
+                found["inf"].eq(exponent.all()),
+                found["nan"].eq(exponent.all() & fraction.any()),
+            ]
+        with m.Else():
+            m.d.comb += [
+                found["sign"].eq(sign),
+                found["addend"].eq(pattern ^ sign.replicate(32)),
+                found["carry"].eq(sign),
+                found["exponent"].eq(unit),
+            ]
+
+    def _saturate(self, m: Module, s: dict[str, Signal]) -> None:
+        """Give the sum as an f16, or as an integer."""
+        rounded, sign = s["total"], s["sign"]
+        with m.If(s["half"]):
+            with m.If(s["nan"]):
+                m.d.comb += self.result.eq(F16_NAN)
+            with m.Elif(s["inf"] | (rounded[10:18] >= 31)):
+                m.d.comb += self.result.eq(Cat(C(0x7BFF, 15), sign))
+            with m.Else():
+                m.d.comb += self.result.eq(Cat(rounded[:15], sign))
+        with m.Else():
+            fits = ~s["byte"] | rounded[7:].all() | ~rounded[7:].any()
+            limit = Mux(s["byte"], 0x7F, 0x7FFFFFFF)
+            with m.If(s["nan"]):
+                m.d.comb += self.result.eq(0)
+            with m.Elif(s["inf"] | ~fits):
+                m.d.comb += self.result.eq(limit ^ sign.replicate(32))
+            with m.Else():
+                m.d.comb += self.result.eq(rounded)
