@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from pathlib import Path
 
 from waterclock.fpga.devices import Resources
 from waterclock.fpga.yosys import synthesise
@@ -34,17 +35,25 @@ def resources(
     UserError
         When yosys is not installed.
     """
-    kept = " ".join(UNITS.values())
-    return by_unit(synthesise(chip_verilog(config), TOP, kept, progress), TOP)
+    files = chip_verilog(config)
+    kept = [part for part in (Path(file).stem for file in files) if unit_of(part)]
+    return by_unit(synthesise(files, TOP, kept, progress), TOP)
+
+
+def unit_of(part: str) -> str | None:
+    """Return the unit that a part is counted for; None if it belongs to a larger part."""
+    for unit, patterns in UNITS.items():
+        if any(fnmatch(part, pattern) for pattern in patterns.split()):
+            return unit
+    return None
 
 
 def by_unit(modules: Mapping[str, Mapping[str, int]], top: str) -> dict[str, Resources]:
     """Return what each unit takes, from the cells of every module by type."""
     found = dict.fromkeys([*UNITS, REST], Resources())
     for module, count in modules[top].items():
-        for unit, patterns in UNITS.items():
-            if module in modules and any(fnmatch(module, name) for name in patterns.split()):
-                found[unit] += count_cells(modules[module], count)
+        if (unit := unit_of(module)) and module in modules:
+            found[unit] += count_cells(modules[module], count)
     found[REST] += count_cells(modules[top])
     return found
 

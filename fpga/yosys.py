@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class SynthesisError(RuntimeError):
 def synthesise(
     files: Mapping[str, str],
     top: str,
-    kept: str,
+    kept: Sequence[str],
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Synthesise Verilog for ECP5 and return the statistics of every module.
@@ -36,9 +36,9 @@ def synthesise(
         Verilog by file name, packages first.
     top : str
         Name of the top module.
-    kept : str
-        Patterns of modules that stay modules, separated by blanks; each is synthesised once,
-        however many instances it has. The others are flattened.
+    kept : sequence of str
+        Modules that stay modules; each is synthesised once, however many instances it has. The
+        others are flattened.
     progress : callable, optional
         Called with the name of each pass.
 
@@ -67,7 +67,7 @@ def synthesise(
             f"hierarchy -top {top}",
             "proc",
             "delete t:$print t:$check",
-            f"setattr -mod -set keep_hierarchy 1 {kept}",
+            f"setattr -mod -set keep_hierarchy 1 {' '.join(kept)}",
             # Wide multiplexers of LUT5 to LUT7 take more LUT4 in all.
             f"synth_ecp5 -nowidelut -top {top}",
             "tee -q -o stat.json stat -json",

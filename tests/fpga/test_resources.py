@@ -9,6 +9,7 @@ from waterclock.fpga.devices import DEVICES, Resources
 from waterclock.fpga.resources import REST, UNITS, by_unit, resources
 from waterclock.isa.config import load_config
 from waterclock.isa.errors import UserError
+from waterclock.isa.floorplan import queues
 
 SPARE = 0.1  #: share of the device that stays free for place and route
 BRAM_BITS = 16 * 1024  #: without parity
@@ -43,13 +44,13 @@ def test_design_fits_with_a_share_to_spare_or_not():
 def test_missing_yosys_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(yosys.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"^yosys: found none: pip install"):
-        yosys.synthesise({}, "top", "")
+        yosys.synthesise({}, "top", [])
 
 
 @needs_yosys
 def test_what_yosys_refuses_is_shown():
     with pytest.raises(yosys.SynthesisError, match=r"status 1:\n(?s:.*)ERROR: syntax error"):
-        yosys.synthesise({"top.v": "module top; nonsense endmodule"}, "top", "top")
+        yosys.synthesise({"top.v": "module top; nonsense endmodule"}, "top", ["top"])
 
 
 @pytest.mark.long
@@ -59,7 +60,7 @@ def test_nano_fits_its_device_with_a_tenth_to_spare():
     units = resources(config)
     total = sum(units.values(), Resources())
     assert total.fits(DEVICES["lfe5u-85f"], SPARE), total
-    # All memories are block RAM: as many as the bits need, and a queue's takes at least one.
+    # All memories are block RAM: as many as the bits need, and one a queue.
     assert units["MEM"].bram == config.sram_bytes * 8 // BRAM_BITS
-    assert units["ICU"].bram > 0
+    assert units["ICU"].bram == len(queues(config))
     assert units["MXM"].dsp == 2 * config.planes * config.vector**2
