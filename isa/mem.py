@@ -11,9 +11,16 @@ number of times, and drive only one of them, of either direction. Maps then come
 paths.
 """
 
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
 from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction, Role, instruction, operand
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
+
+Code = TypeVar("Code", int, NDArray[np.int64])
 
 ADDRESS_BITS = 16
 LANE_BITS = 4
@@ -28,8 +35,8 @@ def _depth(config: Config) -> int:
     return config.depth
 
 
-def path(config: Config, code: int) -> int:
-    """Return the path between a column and its slices that a stream takes; arrays will do."""
+def path(config: Config, code: Code) -> Code:
+    """Return the path between a column and its slices that a stream takes."""
     number = (code >> ID_BITS) * config.streams + (code & (1 << ID_BITS) - 1)
     return number % config.paths
 
