@@ -12,7 +12,7 @@ OTHER = TILE + 1  # another tile
 def narrow(orders: tuple[str, str] = ("ROWS", "ROWS"), rows: tuple[int, int] = (0, 4)) -> Bench:
     """Return a product on a plane of 8 x 8 that takes two LWs a tile and three cycles an ABC."""
     bench = Bench("nano")
-    bench.config = dataclasses.replace(bench.config, load_streams=4)
+    bench.config = dataclasses.replace(bench.config, slices=12, load_streams=4)
     for i in range(8):  # slice i holds vector i; slices 0 to 3 are a column nearer to the VXM
         bench.holds(EAST, i, 5, TILE, rows[i // 4] + i % 4)
         bench.put(f"MEM_E{i}.read", 4 if i < 4 else 6, f"read addr=5, dst=E{i % 4}", (-1,))
