@@ -68,8 +68,12 @@ def synthesise(
             "proc",
             "delete t:$print t:$check",
             f"setattr -mod -set keep_hierarchy 1 {' '.join(kept)}",
-            # Wide multiplexers of LUT5 to LUT7 take more LUT4 in all.
-            f"synth_ecp5 -nowidelut -top {top}",
+            # Wide multiplexers of LUT5 to LUT7 take more LUT4 in all, and the older mapper fewer
+            # than the one that knows delays.
+            f"synth_ecp5 -nowidelut -top {top} -run begin:map_luts",
+            "abc -lut 4",
+            "clean",
+            f"synth_ecp5 -nowidelut -top {top} -run map_cells:",
             "tee -q -o stat.json stat -json",
         ]
         (folder / "run.ys").write_text("\n".join(script) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from waterclock.isa.program import (
 from waterclock.isa.text import assemble
 
 WEST, EAST = 0, 1
-ALUS = ("amcsib", "amcib") * 8  #: whatever the presets spend on ALUs
+ALUS = ("amncsibh", "amncibh") * 8  #: whatever the presets spend on ALUs
 
 
 @dataclasses.dataclass

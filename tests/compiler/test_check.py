@@ -217,7 +217,7 @@ def test_lane_reduction_has_a_bus_but_no_immediate():
 def test_alu_must_have_the_feature():
     bench = adder()
     bench.change("VXM.alu1", 8, text="exp2 a=alu0, b=imm, dst=W0, imm=0")
-    broken(bench, r"VXM.alu1 cycle 8.*exp2: expected an ALU with feature 's', found 'amc'")
+    broken(bench, r"VXM.alu1 cycle 8.*exp2: expected an ALU with feature 's', found 'amncibh'")
 
 
 @pytest.mark.parametrize(("count", "ok"), [(1, False), (2, True), (4, True), (5, False)])
