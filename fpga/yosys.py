@@ -13,6 +13,8 @@ from typing import Any
 from waterclock.isa.errors import UserError
 
 CURE = "pip install 'waterclock[fpga]'"
+#: Script of abc: structural choices, mapping for area, repacking of LUTs.
+AREA = "strash;dch;if,-a;mfs2;lutpack,-S,1"
 TAIL = 20  # lines of the log that an error shows
 
 _PASS = re.compile(r"[\d.]+ Executing (.+)\.$")
@@ -68,10 +70,10 @@ def synthesise(
             "proc",
             "delete t:$print t:$check",
             f"setattr -mod -set keep_hierarchy 1 {' '.join(kept)}",
-            # Wide multiplexers of LUT5 to LUT7 take more LUT4 in all, and the older mapper fewer
-            # than the one that knows delays.
+            # Wide multiplexers of LUT5 to LUT7 take more LUT4 in all, and this script fewer than
+            # the mapper that knows delays.
             f"synth_ecp5 -nowidelut -top {top} -run begin:map_luts",
-            "abc -lut 4",
+            f"abc -lut 4 -script +{AREA}",
             "clean",
             f"synth_ecp5 -nowidelut -top {top} -run map_cells:",
             "tee -q -o stat.json stat -json",

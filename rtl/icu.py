@@ -221,19 +221,23 @@ class ICUQueue(wiring.Component):
 
     def _loop(
         self, m: Module, fetched: Signal, execute: Signal, jump: Signal
-    ) -> tuple[Signal, Signal]:
+    ) -> tuple[Value, Signal]:
         """Decide whether a Loop jumps; return what it adds to addresses and whether one runs."""
         count = _field(fetched, icu.Loop, "count")
         looping, rounds, left = Signal(), Signal(len(count)), Signal(len(count))
-        offset = Signal(self.address[1] if self.address else 0)
         m.d.comb += left.eq(Mux(looping, rounds, count))
         with m.If(execute):
             m.d.comb += jump.eq(left.any())
-            m.d.sync += [looping.eq(jump), rounds.eq(left - 1), offset.eq(0)]
-            with m.If(jump):
-                m.d.sync += offset.eq(offset + _field(fetched, icu.Loop, "stride"))
+            m.d.sync += [looping.eq(jump), rounds.eq(left - 1)]
         with m.If(self.launch):
-            m.d.sync += [looping.eq(0), offset.eq(0)]
+            m.d.sync += looping.eq(0)
+        if not self.address:
+            return C(0), looping
+        offset = Signal(self.address[1])
+        with m.If(execute):
+            m.d.sync += offset.eq(Mux(jump, offset + _field(fetched, icu.Loop, "stride"), 0))
+        with m.If(self.launch):
+            m.d.sync += offset.eq(0)
         return offset, looping
 
     def _wait(

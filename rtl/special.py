@@ -1,6 +1,7 @@
 """exp2, recip and rsqrt of one VXM lane; the algorithms are stated in isa/numerics.py."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -21,10 +22,13 @@ from waterclock.isa.special import (
 from waterclock.rtl.fp import BIAS, STAGES, Unpacked, stage
 
 ADDRESS_BITS = INDEX_BITS + 2
+#: Width of a block RAM that two lanes share. What a word has above a multiple of it would take
+#: an FPGA another one for every two lanes; the bits that seldom change cost less as logic.
+BLOCK_BITS = 18
 
 
 class SpecialROM(wiring.Component):
-    """The coefficients: one memory with a read port for each lane.
+    """The coefficients: a memory with a read port for each lane, some bits of it as logic.
 
     Parameters
     ----------
@@ -54,16 +58,43 @@ class SpecialROM(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        logic = _fewest_changes(self.words, WORD_BITS % BLOCK_BITS)
+        columns = [[word >> bit & 1 for word in self.words] for bit in logic]
+        stored = [bit for bit in range(WORD_BITS) if bit not in logic]
+        init = [sum((word >> bit & 1) << n for n, bit in enumerate(stored)) for word in self.words]
         # Left to itself, synthesis makes it of LUTs, thousands a lane.
         m.submodules.memory = memory = Memory(
-            shape=WORD_BITS, depth=len(self.words), init=self.words, attrs={"rom_style": "block"}
+            shape=len(stored), depth=len(init), init=init, attrs={"rom_style": "block"}
         )
         for lane in range(self.lanes):
-            port = memory.read_port()
-            m.d.comb += port.en.eq(self.enable)
-            m.d.comb += port.addr.eq(self.address.word_select(lane, ADDRESS_BITS))
-            m.d.comb += self.word.word_select(lane, WORD_BITS).eq(port.data)
+            port, address = memory.read_port(), self.address.word_select(lane, ADDRESS_BITS)
+            found = {bit: port.data[n] for n, bit in enumerate(stored)}
+            m.d.comb += [port.en.eq(self.enable), port.addr.eq(address)]
+            computed = Signal(len(logic), name=f"computed_{lane}")
+            with m.If(self.enable):
+                m.d.sync += computed.eq(Cat(_looked_up(bits, address) for bits in columns))
+            found |= {bit: computed[n] for n, bit in enumerate(logic)}
+            word = Cat(found[bit] for bit in range(WORD_BITS))
+            m.d.comb += self.word.word_select(lane, WORD_BITS).eq(word)
         return m
+
+
+def _fewest_changes(words: Sequence[int], count: int) -> list[int]:
+    """Return the bits of the words that change least often from address to address."""
+
+    def changes(bit: int) -> int:
+        return sum((one ^ other) >> bit & 1 for one, other in pairwise(words))
+
+    return sorted(range(WORD_BITS), key=changes)[:count]
+
+
+def _looked_up(bits: Sequence[int], address: Value) -> Value:
+    """Return ``bits[address]``, by a tree that ends where all bits are alike."""
+    if len(set(bits)) == 1:
+        return C(bits[0], 1)
+    half = len(bits) // 2
+    low, high = (_looked_up(part, address) for part in (bits[:half], bits[half:]))
+    return Mux(address[half.bit_length() - 1], high, low)
 
 
 def to_segment(
