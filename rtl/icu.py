@@ -23,7 +23,7 @@ def launch_latency(_: Config) -> int:
 
 
 def address_field(kind: str, config: Config) -> tuple[int, int] | None:
-    """Return the position and width of the address in a kind's words, if they have one.
+    """Return the position and width of the address in a kind's words, if it has any bits.
 
     The width is that of the addresses of the configuration, modulo which strides are added.
     """
@@ -31,7 +31,8 @@ def address_field(kind: str, config: Config) -> tuple[int, int] | None:
     places = {(spec.low, spec.used(config).bit_length()) for op in own if (spec := op.address())}
     if len(places) > 1 or (places and not all(op.address() for op in own)):
         raise ValueError(f"{kind}: addresses of the instructions are not in one place")
-    return next(iter(places), None)
+    place = next(iter(places), None)
+    return place if place and place[1] else None  # a single address takes no bits
 
 
 def unit_bits(kind: str, config: Config) -> int:
@@ -287,13 +288,13 @@ class ICUQueue(wiring.Component):
         return execute[icu.Sync] & ~seen & (self.notify | flight.any())
 
     def _issue(
-        self, m: Module, fetched: Signal, repeat: Signal, issue: Signal, offset: Signal
+        self, m: Module, fetched: Signal, repeat: Signal, issue: Signal, offset: Value
     ) -> None:
         """Issue the fetched word or, for a Repeat, the last one, with strides added."""
         last = Signal(len(self.word), reset_less=True)
         with m.If(issue):
-            for run in _runs(unit_bits(self.kind, self.config)):
-                m.d.comb += self.word[run].eq(Mux(repeat, last[run], fetched[run]))
+            used = unit_bits(self.kind, self.config)
+            m.d.comb += self.word.eq(Mux(repeat, last, fetched) & used)
             m.d.sync += last.eq(self.word)
             if self.address:
                 low, bits = self.address

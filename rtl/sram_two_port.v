@@ -21,13 +21,13 @@ module waterclock_sram_two_port #(
     input  wire [             15:0] id           // names the instance; a constant, even
 );
 
-  (* ram_style = "block", no_rw_check *) reg [WIDTH-1:0] memory[0:DEPTH-1];
+  (* ram_style = "block", no_rw_check *) reg [WIDTH-1:0] words[0:DEPTH-1];
 
 `ifndef SIMULATION
 
   always @(posedge clk) begin
-    if (write) memory[write_addr] <= wdata;
-    if (read) rdata <= memory[read_addr];
+    if (write) words[write_addr] <= wdata;
+    if (read) rdata <= words[read_addr];
   end
 
   wire unused = &{1'b0, id};
@@ -38,7 +38,7 @@ module waterclock_sram_two_port #(
 
   bit loaded;
 
-  initial for (int row = 0; row < DEPTH; row++) memory[row] = '0;
+  initial for (int row = 0; row < DEPTH; row++) words[row] = '0;
 
   function automatic void preload();
     int file;
@@ -48,7 +48,7 @@ module waterclock_sram_two_port #(
       if (waterclock_sim::directory != "") begin
         file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, 32'(id) + bank), "rb");
         if (file != 0) begin
-          void'($fread(memory, file, bank * HALF, HALF));
+          void'($fread(words, file, bank * HALF, HALF));
           $fclose(file);
         end
       end
@@ -57,9 +57,9 @@ module waterclock_sram_two_port #(
   always @(posedge clk)
     if (read || write || !loaded) begin
       if (!loaded) preload();
-      if (read) rdata <= memory[read_addr];
+      if (read) rdata <= words[read_addr];
       if (write) begin
-        memory[write_addr] <= wdata;
+        words[write_addr] <= wdata;
         if (waterclock_sim::trace != 0)
           $fwrite(waterclock_sim::trace, "%0d %0d %0d %h\n", $time / waterclock_sim::period,
                   32'(id) + write_addr / HALF, write_addr % HALF, wdata);
