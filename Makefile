@@ -30,6 +30,7 @@ test: lint
 	$(BIN)/pytest -q -m "not long"
 
 test-long: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,fpga]"
 	$(BIN)/pytest -q -m long
 
 bench: $(STAMP)

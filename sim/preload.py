@@ -29,15 +29,5 @@ def write_memories(program: Program, folder: Path) -> None:
                 bank_rows = part[bank * rows : (bank + 1) * rows]
                 (folder / f"{number + bank}.bin").write_bytes(sram_image(bank_rows))
     for queue in queues(config):
-        end = max(
-            (s.start + len(s.words[queue.index]) for s in program.schedules
-             if queue.index in s.words),
-            default=0,
-        )  # fmt: skip
-        words = np.zeros(end, np.uint64)
-        for schedule in program.schedules:
-            found = schedule.words.get(queue.index)
-            if found is not None:
-                words[schedule.start : schedule.start + len(found)] = found
-        image = imem_image(queue.kind, config, words)
+        image = imem_image(queue.kind, config, program.queue_words(queue.index))
         (folder / f"{IMEM_ID + queue.index}.bin").write_bytes(image)

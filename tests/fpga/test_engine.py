@@ -123,7 +123,7 @@ def test_error_of_the_chip_is_reported(program: Program):
     ("register", "message"),
     [
         (host.MAGIC, "found 0x00000005 as MAGIC, no Waterclock"),
-        (host.VERSION, "found register map 0, expected 1: load a bitstream of this version"),
+        (host.VERSION, "found register map 0, expected 2: load a bitstream of this version"),
         (next(r for r in host.REGISTERS if r.name == "LANES"), "the board has LANES 5"),
     ],
 )

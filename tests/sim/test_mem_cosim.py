@@ -45,6 +45,7 @@ CONFIG = Config(
     act_entries=4,
     acc_entries=4,
     digits=1,
+    sxm=True,
     alus=("amcsib",),
     imem_words=64,
     paths=int(os.environ.get("PATHS", "16")),

@@ -43,6 +43,7 @@ BASE = Config(
     act_entries=1,
     acc_entries=1,
     digits=1,
+    sxm=True,
     alus=("amncsibh", "ami", "c", "bh"),
     imem_words=64,
     paths=4,
