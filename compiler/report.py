@@ -17,7 +17,7 @@ from waterclock.isa import mxm
 from waterclock.isa.program import Program, Schedule
 from waterclock.isa.spec import word_bits
 
-__all__ = ["Kind", "Operation", "Report", "Totals", "Unit", "report", "tables"]
+__all__ = ["Kind", "Operation", "Report", "Totals", "Unit", "operations_of", "report", "tables"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,10 +99,7 @@ def report(program: Program, schedule: Schedule) -> Report:
         When the schedule breaks the rules of the ICU or its tables do not fit its issues.
     """
     issued = Issued(program.config, schedule)
-    runs = [served.astype(np.int64) for _, served in sorted(schedule.served.items())]
-    operation: Ints = np.concatenate(
-        [np.zeros(0, np.int64), *(np.repeat(run[:, 1], run[:, 0]) for run in runs)]
-    )
+    operation = operations_of(schedule)
     operations = _operations(issued, operation)
     return Report(
         program=program.name,
@@ -112,6 +109,14 @@ def report(program: Program, schedule: Schedule) -> Report:
         operations=operations,
         kinds=_kinds(operations),
         path=critical_path(issued, operation),
+    )
+
+
+def operations_of(schedule: Schedule) -> Ints:
+    """Return the number of the operation that each issue serves, in the order of ``Issued``."""
+    runs = [served.astype(np.int64) for _, served in sorted(schedule.served.items())]
+    return np.concatenate(
+        [np.zeros(0, np.int64), *(np.repeat(run[:, 1], run[:, 0]) for run in runs)]
     )
 
 

@@ -18,11 +18,12 @@ from waterclock.compiler.check import ScheduleError, check_schedule
 from waterclock.compiler.gguf import SUFFIX as GGUF_SUFFIX
 from waterclock.compiler.report import report as report_of
 from waterclock.compiler.report import tables
+from waterclock.compiler.trace import trace as trace_of
 from waterclock.fpga.devices import DEVICES, Resources
 from waterclock.isa.config import PRESETS, load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import queues
-from waterclock.isa.program import Program, load_program, save_program
+from waterclock.isa.program import Program, Schedule, load_program, save_program
 from waterclock.isa.text import disassemble
 from waterclock.sim.engines import Step
 
@@ -127,13 +128,7 @@ def disasm(
 ) -> None:
     """Show a program's instructions as text."""
     program = load_program(file)
-    schedule = program.schedules[0]
-    if context is not None:
-        found = [s for s in program.schedules if s.context == context]
-        if not found:
-            have = ", ".join(str(s.context) for s in program.schedules)
-            raise UserError(f"{file}: context {context}: the program has {have}")
-        schedule = found[0]
+    schedule = _schedule(program, file, context)
     names = {q.name: q for q in queues(program.config)}
     if queue is not None and queue not in names:
         raise UserError(f"queue {queue!r} is unknown: use one of {', '.join(names)}")
@@ -252,14 +247,34 @@ def report(
 ) -> None:
     """Show where the cycles go, and the distance from the limit."""
     program = load_program(file)
+    found = report_of(program, _schedule(program, file, context))
+    for table in tables(found):
+        out.print(table)
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+
+
+@app.command()
+def trace(
+    file: Annotated[Path, typer.Argument(help="Program file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Trace to write, .json.")],
+    context: Annotated[int | None, typer.Option(help="One bucket; the first if left out.")] = None,
+) -> None:
+    """Write a schedule as a trace for ui.perfetto.dev: one track a queue, in cycles."""
+    program = load_program(file)
+    found = trace_of(program, _schedule(program, file, context))
+    try:
+        output.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    out.print(f"{output}: {len(found['traceEvents']):,} events")
+
+
+def _schedule(program: Program, file: Path, context: int | None) -> Schedule:
+    """Return the schedule of a bucket, the first if none is named."""
     for schedule in program.schedules:
         if context in (None, schedule.context):
-            found = report_of(program, schedule)
-            for table in tables(found):
-                out.print(table)
-            if json_file is not None:
-                json_file.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
-            return
+            return schedule
     have = ", ".join(str(s.context) for s in program.schedules)
     raise UserError(f"{file}: context {context}: the program has {have}")
 
