@@ -11,7 +11,7 @@ from rich.table import Table
 from waterclock import compiled, run
 from waterclock.isa.config import load_config
 
-TOKENS = {"tensor": 200, "golden": 20, "rtl": 120}
+TOKENS = {"tensor": 250, "golden": 20, "rtl": 250}
 
 
 def main() -> None:
