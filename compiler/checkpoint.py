@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shorten
@@ -19,6 +19,21 @@ from waterclock.isa.errors import UserError
 _ARCHITECTURE = "LlamaForCausalLM"
 _EMBED = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
+#: Names in the files by canonical name; those of a layer stand behind ``model.layers.{i}.``.
+_SOURCES = {
+    "embed": _EMBED,
+    "attn_norm": "input_layernorm.weight",
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "o": "self_attn.o_proj.weight",
+    "ffn_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+    "final_norm": "model.norm.weight",
+    "head": _HEAD,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +101,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     dimensions = _read_config(directory / "config.json")
     weights, stored = _read_weights(directory)
     tensors: dict[str, NDArray[np.float32]] = {}
-    for name, source, shape in _layout(dimensions):
+    for name, shape in layout(dimensions):
+        source = source_name(name, _SOURCES, "model.layers")
         if source not in stored:
             raise _error(weights, f"tensor {source!r} is missing", f"there with shape {shape}")
         tensors[name] = _widen(stored.pop(source), shape)
@@ -243,28 +259,36 @@ def _read_safetensors(file: Path) -> dict[str, _Stored]:
     return {n: _Stored(file, n, e["dtype"], tuple(e["shape"]), e["data"]) for n, e in entries}
 
 
-def _layout(dimensions: Checkpoint) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield canonical name, name in the files and shape of each tensor."""
+def layout(dimensions: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield canonical name and shape of each tensor."""
     hidden, ffn = dimensions.hidden, dimensions.ffn
     queries = dimensions.heads * dimensions.head_dim
     keys = dimensions.kv_heads * dimensions.head_dim
-    yield "embed", _EMBED, (dimensions.vocab, hidden)
+    yield "embed", (dimensions.vocab, hidden)
     for layer in range(dimensions.layers):
-        for name, source, shape in (
-            ("attn_norm", "input_layernorm", (hidden,)),
-            ("q", "self_attn.q_proj", (queries, hidden)),
-            ("k", "self_attn.k_proj", (keys, hidden)),
-            ("v", "self_attn.v_proj", (keys, hidden)),
-            ("o", "self_attn.o_proj", (hidden, queries)),
-            ("ffn_norm", "post_attention_layernorm", (hidden,)),
-            ("gate", "mlp.gate_proj", (ffn, hidden)),
-            ("up", "mlp.up_proj", (ffn, hidden)),
-            ("down", "mlp.down_proj", (hidden, ffn)),
+        for name, shape in (
+            ("attn_norm", (hidden,)),
+            ("q", (queries, hidden)),
+            ("k", (keys, hidden)),
+            ("v", (keys, hidden)),
+            ("o", (hidden, queries)),
+            ("ffn_norm", (hidden,)),
+            ("gate", (ffn, hidden)),
+            ("up", (ffn, hidden)),
+            ("down", (hidden, ffn)),
         ):
-            yield f"layers.{layer}.{name}", f"model.layers.{layer}.{source}.weight", shape
-    yield "final_norm", "model.norm.weight", (hidden,)
+            yield f"layers.{layer}.{name}", shape
+    yield "final_norm", (hidden,)
     if not dimensions.tied:
-        yield "head", _HEAD, (dimensions.vocab, hidden)
+        yield "head", (dimensions.vocab, hidden)
+
+
+def source_name(name: str, sources: Mapping[str, str], layer_prefix: str) -> str:
+    """Return a tensor's name in a file: its canonical name, without a layer, looked up."""
+    if not name.startswith("layers."):
+        return sources[name]
+    _, layer, part = name.split(".")
+    return f"{layer_prefix}.{layer}.{sources[part]}"
 
 
 def _widen(stored: _Stored, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -5,7 +5,6 @@ package ``gguf`` knows the container and the quantisations.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from waterclock.compiler.checkpoint import Checkpoint
+from waterclock.compiler.checkpoint import Checkpoint, layout, source_name
 from waterclock.isa.errors import UserError
 
-CURE = "pip install 'waterclock[gguf]'"
+CURE = "pip install gguf"
 SUFFIX = ".gguf"
 ARCHITECTURES = ("llama",)
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+
+#: Names in the file by canonical name; those of a layer stand behind ``blk.{i}.``.
+_SOURCES = {
+    "embed": "token_embd.weight",
+    "attn_norm": "attn_norm.weight",
+    "q": "attn_q.weight",
+    "k": "attn_k.weight",
+    "v": "attn_v.weight",
+    "o": "attn_output.weight",
+    "ffn_norm": "ffn_norm.weight",
+    "gate": "ffn_gate.weight",
+    "up": "ffn_up.weight",
+    "down": "ffn_down.weight",
+    "final_norm": "output_norm.weight",
+    "head": "output.weight",
+}
 
 #: Pre-tokenizers that put digits on their own before the byte-level split, by name in the file.
 _DIGITS_APART = ("smollm",)
@@ -98,14 +113,14 @@ def load_gguf(path: str | Path) -> Checkpoint:
     """
     file = open_gguf(path)
     dimensions = _dimensions(file)
-    tensors = {name: _tensor(file, source, shape) for name, source, shape in _layout(dimensions)}
+    sources = {name: source_name(name, _SOURCES, "blk") for name, _ in layout(dimensions)}
+    tensors = {name: _tensor(file, sources[name], shape) for name, shape in layout(dimensions)}
     for layer in range(dimensions.layers):
         for name, heads in (("q", dimensions.heads), ("k", dimensions.kv_heads)):
             key = f"layers.{layer}.{name}"
             tensors[key] = _half_split(tensors[key], heads)
-    known = {source for _, source, _ in _layout(dimensions)}
     for name in file.tensors:
-        if name not in known and name != "rope_freqs.weight":
+        if name not in sources.values() and name != "rope_freqs.weight":
             raise file.error(f"tensor {name!r} is unknown", f"one of {dimensions.layers} layers")
     return replace(dimensions, tensors=tensors)
 
@@ -150,30 +165,6 @@ def _dimensions(file: GGUF) -> Checkpoint:
         bos=bos if file.fields.get("tokenizer.ggml.add_bos_token", True) else None,
         eos=tuple(sorted(token for token in eos if token is not None)),
     )
-
-
-def _layout(dimensions: Checkpoint) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield canonical name, name in the file and shape of each tensor."""
-    hidden, ffn = dimensions.hidden, dimensions.ffn
-    queries = dimensions.heads * dimensions.head_dim
-    keys = dimensions.kv_heads * dimensions.head_dim
-    yield "embed", "token_embd.weight", (dimensions.vocab, hidden)
-    for layer in range(dimensions.layers):
-        for name, source, shape in (
-            ("attn_norm", "attn_norm", (hidden,)),
-            ("q", "attn_q", (queries, hidden)),
-            ("k", "attn_k", (keys, hidden)),
-            ("v", "attn_v", (keys, hidden)),
-            ("o", "attn_output", (hidden, queries)),
-            ("ffn_norm", "ffn_norm", (hidden,)),
-            ("gate", "ffn_gate", (ffn, hidden)),
-            ("up", "ffn_up", (ffn, hidden)),
-            ("down", "ffn_down", (hidden, ffn)),
-        ):
-            yield f"layers.{layer}.{name}", f"blk.{layer}.{source}.weight", shape
-    yield "final_norm", "output_norm.weight", (hidden,)
-    if not dimensions.tied:
-        yield "head", "output.weight", (dimensions.vocab, hidden)
 
 
 def _tensor(file: GGUF, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -273,9 +264,3 @@ def _sentence_piece(file: GGUF, vocab: dict[str, int]) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return tokenizer
-
-
-def gguf_chat_template(path: str | Path) -> str | None:
-    """Return the chat template (jinja) of a GGUF file, or None."""
-    template = open_gguf(path).fields.get("tokenizer.chat_template")
-    return template if isinstance(template, str) else None

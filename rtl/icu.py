@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from waterclock.isa import icu
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, WORD_BITS, Instruction, instructions, word_bits
+from waterclock.rtl.part import field
 from waterclock.rtl.sram import ID_BITS, SRAM, sram_image
 
 ADDRESS_BITS = 16
@@ -58,8 +59,8 @@ def stored_bits(kind: str, config: Config) -> int:
             continue
         used |= op.opcode
         for spec in op.operands:
-            field = (1 << bits if spec.name == "stride" else 1 << spec.bits) - 1
-            used |= (field & (1 << spec.bits) - 1) << spec.low
+            mask = (1 << bits if spec.name == "stride" else 1 << spec.bits) - 1
+            used |= (mask & (1 << spec.bits) - 1) << spec.low
     return used
 
 
@@ -81,16 +82,10 @@ def imem_image(kind: str, config: Config, words: NDArray[np.uint64]) -> bytes:
     stored, place = np.zeros(len(words), "<u8"), 0
     for run in _runs(stored_bits(kind, config)):
         size = run.stop - run.start
-        field = words.astype(np.uint64) >> np.uint64(run.start) & np.uint64((1 << size) - 1)
-        stored |= field << np.uint64(place)
+        part = words.astype(np.uint64) >> np.uint64(run.start) & np.uint64((1 << size) - 1)
+        stored |= part << np.uint64(place)
         place += size
     return sram_image(stored.view(np.uint8).reshape(-1, 8)[:, : -(-place // 8)])
-
-
-def _field(word: Value, op: type[Instruction], name: str) -> Value:
-    spec = next(spec for spec in op.operands if spec.name == name)
-    field = word[spec.low : spec.low + spec.bits]
-    return field.as_signed() if spec.signed else field
 
 
 class ICUQueue(wiring.Component):
@@ -177,7 +172,7 @@ class ICUQueue(wiring.Component):
 
         pc = Signal(len(memory.addr))  # of the word in ``fetched``
         # Memory, opcode, one subtraction, memory is the longest path: pc + 1 is pc - (-1).
-        back = Mux(jump, _field(fetched, icu.Loop, "length"), C((1 << len(pc)) - 1, len(pc)))
+        back = Mux(jump, field(fetched, icu.Loop, "length"), C((1 << len(pc)) - 1, len(pc)))
         m.d.comb += [
             memory.id.eq(self.id),
             memory.en.eq(Mux(running, ~stay, self.launch | self.host_en)),
@@ -200,7 +195,7 @@ class ICUQueue(wiring.Component):
         after_unit = Signal()
         m.d.sync += after_unit.eq(unit)
         repeat, new = execute[icu.Repeat], ~seen
-        count, distance = (_field(fetched, icu.Repeat, name) for name in ("count", "distance"))
+        count, distance = (field(fetched, icu.Repeat, name) for name in ("count", "distance"))
         faults = [
             (running & ~(unit | Cat(execute.values()).any()), "illegal instruction"),
             (repeat & new & ~after_unit, "Repeat does not follow a unit's instruction"),
@@ -224,7 +219,7 @@ class ICUQueue(wiring.Component):
         self, m: Module, fetched: Signal, execute: Signal, jump: Signal
     ) -> tuple[Value, Signal]:
         """Decide whether a Loop jumps; return what it adds to addresses and whether one runs."""
-        count = _field(fetched, icu.Loop, "count")
+        count = field(fetched, icu.Loop, "count")
         looping, rounds, left = Signal(), Signal(len(count)), Signal(len(count))
         m.d.comb += left.eq(Mux(looping, rounds, count))
         with m.If(execute):
@@ -236,7 +231,7 @@ class ICUQueue(wiring.Component):
             return C(0), looping
         offset = Signal(self.address[1])
         with m.If(execute):
-            m.d.sync += offset.eq(Mux(jump, offset + _field(fetched, icu.Loop, "stride"), 0))
+            m.d.sync += offset.eq(Mux(jump, offset + field(fetched, icu.Loop, "stride"), 0))
         with m.If(self.launch):
             m.d.sync += offset.eq(0)
         return offset, looping
@@ -250,8 +245,8 @@ class ICUQueue(wiring.Component):
         stay: Signal,
     ) -> Signal:
         """Count the cycles of NOP and Repeat; return whether a Repeat issues."""
-        distance, count = (_field(fetched, icu.Repeat, name) for name in ("distance", "count"))
-        target = _field(fetched, icu.NOP, "count")  # its low bits are the distance of Repeat
+        distance, count = (field(fetched, icu.Repeat, name) for name in ("distance", "count"))
+        target = field(fetched, icu.NOP, "count")  # its low bits are the distance of Repeat
         cycle = Signal(len(target), init=1)  # of the word or distance, from 1
         times = Signal(len(count), init=1)  # of the Repeat, from 1
         due, over, last = Signal(), Signal(), Signal()
@@ -298,8 +293,8 @@ class ICUQueue(wiring.Component):
             m.d.sync += last.eq(self.word)
             if self.address:
                 low, bits = self.address
-                field = slice(low, low + bits)
-                stride = _field(fetched, icu.Repeat, "stride")
+                place = slice(low, low + bits)
+                stride = field(fetched, icu.Repeat, "stride")
                 # Added before the choice: so the fetched address does not wait for a sum.
-                moved, begun = (last[field] + stride)[:bits], (fetched[field] + offset)[:bits]
-                m.d.comb += self.word[field].eq(Mux(repeat, moved, begun))
+                moved, begun = (last[place] + stride)[:bits], (fetched[place] + offset)[:bits]
+                m.d.comb += self.word[place].eq(Mux(repeat, moved, begun))

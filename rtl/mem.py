@@ -9,7 +9,7 @@ from waterclock.isa import mem
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, Instruction, instructions, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction
-from waterclock.rtl.part import any_of
+from waterclock.rtl.part import any_of, field
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
 from waterclock.rtl.sram import SRAM, TwoPortSRAM
 
@@ -19,11 +19,6 @@ BYTE = 8
 def tile_id(config: Config, superlane: int, hemisphere: int, slice_index: int) -> int:
     """Return the number of a tile; its banks are the memories 2 * number and 2 * number + 1."""
     return (superlane * 2 + hemisphere) * config.slices + slice_index
-
-
-def _field(word: Value, op: type[Instruction], name: str) -> Value:
-    spec = next(spec for spec in op.operands if spec.name == name)
-    return word[spec.low : spec.low + spec.bits]
 
 
 def _index(config: Config, code: Value) -> Value:
@@ -118,7 +113,7 @@ class MEMTile(wiring.Component):
         self._banks(m, reading, read_addr, writing, write_addr, faults)
         m.d.sync += self.read_valid.eq(reading)
         with m.If(reading):
-            m.d.sync += self.read_dst.eq(_field(self.read_out, mem.Read, "dst"))
+            m.d.sync += self.read_dst.eq(field(self.read_out, mem.Read, "dst"))
         broken = Signal(len(faults))
         m.d.sync += self.error.eq(broken.any())
         m.d.comb += broken.eq(Cat(fault for fault, _ in faults))
@@ -162,8 +157,8 @@ class MEMTile(wiring.Component):
         map_lanes = mem.map_lanes(config)
         active, by_map = Signal(name=f"{kind}_active"), Signal(name=name)
         addr = Signal(mem.ADDRESS_BITS, name=f"{kind}_addr")
-        opcode, base = word[:OPCODE_BITS], _field(word, mapped, "addr")
-        code, lane = _field(word, mapped, "map"), _field(word, mapped, "lane")
+        opcode, base = word[:OPCODE_BITS], field(word, mapped, "addr")
+        code, lane = field(word, mapped, "map"), field(word, mapped, "lane")
         # Without a map, zeros are added: their choice costs less than one of sums.
         halves = [Signal(BYTE, name=f"{name}_{half}") for half in ("low", "high")]
         m.d.comb += [active.eq(opcode.any()), addr.eq(base + Cat(halves))]
@@ -176,7 +171,7 @@ class MEMTile(wiring.Component):
                 lanes = pair.word_select(index, BYTE * config.lanes)
                 choices = {i: lanes.word_select(i, BYTE) for i in range(map_lanes)}
                 _choose(m, lane[: ceil_log2(map_lanes)], choices, half)
-        other = _field(word, mapped, stream)
+        other = field(word, mapped, stream)
         known = [op.opcode for op in instructions(kind) if op.kind == kind]
         faults += [
             (active & ~opcode.matches(*known), f"{kind}: illegal instruction"),
@@ -213,7 +208,7 @@ class MEMTile(wiring.Component):
         m.d.comb += host_writing.eq(self.host_en & self.host_we)
         # While the host writes, no instruction is there, and the field of zeros means path 0.
         with m.If(writing | host_writing):
-            self._sample(m, _field(self.write_out, mem.Write, "src"), 1, wdata)
+            self._sample(m, field(self.write_out, mem.Write, "src"), 1, wdata)
         looked, written = (Signal(2, name=name) for name in ("looked", "written"))
         for index in range(2):
             m.d.comb += [
@@ -427,12 +422,12 @@ class MEMGroup(wiring.Component):
         for index in range(config.group):
             for port, mapped in (("read", mem.Gather), ("write", mem.Scatter)):
                 word = getattr(self, f"{port}{index}_in")
-                by_map, code = word[:OPCODE_BITS] == mapped.opcode, _field(word, mapped, "map")
+                by_map, code = word[:OPCODE_BITS] == mapped.opcode, field(word, mapped, "map")
                 broken.append(by_map & (code[ID_BITS] != self.outward))
                 for mine in users[first:]:
                     mine.append((by_map, code[high]))
                 if mapped is mem.Scatter:
-                    active, code = word[:OPCODE_BITS].any(), _field(word, mapped, "src")
+                    active, code = word[:OPCODE_BITS].any(), field(word, mapped, "src")
                     broken.append(active & (code[ID_BITS] != self.outward))
                     for path, mine in enumerate(users):
                         mine.append((active & (code[:low] == path), code[high]))

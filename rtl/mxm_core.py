@@ -26,11 +26,11 @@ from waterclock.isa.mxm import (
 )
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mxm_feed import arrive_delay, field, load_delay, orders, present
+from waterclock.rtl.mxm_feed import arrive_delay, load_delay, orders, present
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
 from waterclock.rtl.mxm_turns import MXMTurnLanes
-from waterclock.rtl.part import Nets, instance
+from waterclock.rtl.part import Nets, field, instance
 
 RESULT_BITS = RESULT_STREAMS.bit_length() - 1  #: of a stream number, zero in that of a result
 QUEUES = {kind.removeprefix("mxm_"): kind for kind in MXM_KINDS}

@@ -11,16 +11,10 @@ from amaranth.lib.wiring import In, Out
 
 from waterclock.isa.config import Config
 from waterclock.isa.mxm import ABL, LW, Order
-from waterclock.isa.spec import OPCODE_BITS, Instruction, word_bits
+from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS
 from waterclock.rtl.mxm_tile import BYTE
-from waterclock.rtl.part import any_of, gated
-
-
-def field(word: Value, op: type[Instruction], name: str) -> Value:
-    """Return an operand's field of an instruction word."""
-    spec = next(spec for spec in op.operands if spec.name == name)
-    return word[spec.low : spec.low + spec.bits]
+from waterclock.rtl.part import any_of, field, gated
 
 
 def present(word: Value) -> Value:

@@ -8,7 +8,16 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from waterclock.isa.spec import Instruction
+
 Nets = dict[str, Signal]
+
+
+def field(word: Value, op: type[Instruction], name: str) -> Value:
+    """Return an operand's field of an instruction word, with its sign if it has one."""
+    spec = next(spec for spec in op.operands if spec.name == name)
+    found = word[spec.low : spec.low + spec.bits]
+    return found.as_signed() if spec.signed else found
 
 
 def any_of(values: Iterable[Value]) -> Value:

@@ -32,6 +32,7 @@ from waterclock.isa.streams import (
 )
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE
 from waterclock.rtl.fp import STAGES
+from waterclock.rtl.part import field
 from waterclock.rtl.vxm_alu import ADD, add_unit, alu_parts, simple_part, units
 from waterclock.rtl.vxm_reduce import VXMReducer
 from waterclock.rtl.vxm_simple import one_of
@@ -55,11 +56,6 @@ def vxm_parts(config: Config) -> dict[str, wiring.Component]:
     if ADD.part not in parts:  # the reducer has them as well
         parts[ADD.part] = ADD.component()
     return parts
-
-
-def _field(word: Value, op: type[Instruction], name: str) -> Value:
-    spec = next(spec for spec in op.operands if spec.name == name)
-    return word[spec.low : spec.low + spec.bits]
 
 
 def _span(op: type[Instruction], name: str) -> int:
@@ -188,15 +184,15 @@ class VXMTile(wiring.Component):
         m.d.comb += getattr(self, f"{name}_out").eq(word)
         opcode, a_code, b_code, target, imm = (
             word[:OPCODE_BITS],
-            *(_field(word, OPS["mov"], field) for field in ("a", "b", "dst", "imm")),
+            *(field(word, OPS["mov"], name) for name in ("a", "b", "dst", "imm")),
         )
         known = [op for op in OPS.values() if FEATURE[op] in features]
 
         def which(ops: Iterable[type[Instruction]]) -> Value:
             return one_of(opcode, ops)
 
-        def spans(field: str) -> list[Value]:
-            return [which(op for op in known if _span(op, field) == size) for size in (1, 2, 4)]
+        def spans(operand: str) -> list[Value]:
+            return [which(op for op in known if _span(op, operand) == size) for size in (1, 2, 4)]
 
         active, legal, binary, simple = (
             Signal(name=f"{name}_{what}") for what in ("active", "legal", "binary", "simple")
@@ -260,7 +256,7 @@ class VXMTile(wiring.Component):
         m.d.comb += self.reduce_out.eq(word)
         opcode = word[:OPCODE_BITS]
         some = REDUCTIONS["rsum"]
-        source, target = (_field(word, some, field) for field in ("a", "dst"))
+        source, target = (field(word, some, name) for name in ("a", "dst"))
         active, legal = Signal(name="reduce_active"), Signal(name="reduce_legal")
         m.d.comb += active.eq(opcode.any())
         m.d.comb += legal.eq(one_of(opcode, REDUCTIONS.values()))

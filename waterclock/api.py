@@ -164,7 +164,7 @@ def _board(program: Program, port: str | None, progress: Callable[[str], None] |
     try:
         from waterclock.fpga.serial_line import SerialLine
     except ImportError:
-        raise UserError("pyserial: found none: pip install 'waterclock[fpga]'") from None
+        raise UserError("pyserial: found none: pip install pyserial") from None
     from waterclock.fpga.client import LinkClient
     from waterclock.fpga.engine import UARTEngine
 

