@@ -1,11 +1,12 @@
-"""The tensor model: the machine's arithmetic on whole tensors, token by token.
+"""The tensor model: the machine's arithmetic on whole tensors, blocks of positions at once.
 
 It knows formats and the order of roundings, and nothing of tiles, slices or cycles. What the
-MXM computes is exact, so no order of summation appears there; the one sum of the VXM, in the
-norm, has the order that ``docs/numerics.md`` defines, which depends on the lanes.
+MXM computes is exact, so no order of summation appears there and a float64 matrix product may
+stand for it (see ``exact``); the one sum of the VXM, in the norm, has the order that
+``docs/numerics.md`` defines, which depends on the lanes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,41 +15,95 @@ from numpy.typing import NDArray
 from waterclock.isa import numerics as fp
 
 Array = NDArray[Any]
+Float = NDArray[np.float32]
+Fixed = NDArray[np.int64]  #: activations as the MXM sees them, in units of 2^-24
+Double = NDArray[np.float64]
+
 ZERO, ONE = np.float32(0), np.float32(1)
 MINUS_LOG2E = np.float32(-np.log2(np.e))
+DOUBLE_BITS = 53  #: every integer up to 2^53 is a float64
+DIGIT_BITS = 20  #: the low digit of an activation whose sums do not fit
+I8_MOST, CACHE_MOST = 1 << 7, 1 << 15  #: largest magnitudes of a weight and of a cache entry
+BLOCK = 1 << 16  #: int8 weights widened at a time: half a megabyte, which caches hold
+POSITIONS = 128  #: positions of a block in ``logits``
 
 
-def exact(weights: Array, activations: Array) -> NDArray[np.float32]:
-    """Return weights (out, in) times activations (in,) int64, rounded once."""
-    return fp.fixed_to_f32(weights @ activations)
+def exact(multiply: Callable[[Double], Double], activations: Fixed, most: int) -> Float:
+    """Return an exact matrix product, rounded once.
+
+    Parameters
+    ----------
+    multiply : callable
+        Returns the product of float64 activations (..., in) with weights that are integers.
+    activations : (..., in) int64
+    most : int
+        Bound of the weights' magnitudes.
+
+    While the sum of magnitudes stays below 2^53, so does every partial sum, in whatever order a
+    library adds: all of them are integers, and float64 holds them. Otherwise activations go in
+    two digits, whose bound holds for whatever the MXM can be given.
+    """
+    terms = activations.shape[-1]
+    bound = int(np.abs(activations).sum(axis=-1).max()) * most
+    if bound < 1 << DOUBLE_BITS:
+        product = multiply(activations.astype(np.float64)) + 0.0  # no -0
+        return product.astype(np.float32) * np.float32(2.0**-24)
+    high = activations >> DIGIT_BITS
+    low = activations & (1 << DIGIT_BITS) - 1
+    largest = max(int(np.abs(high).max()), int(low.max()))
+    assert largest * terms * most < 1 << DOUBLE_BITS, f"{terms} terms exceed a float64"
+    whole, rest = (multiply(d.astype(np.float64)).astype(np.int64) for d in (high, low))
+    return fp.fixed_to_f32((whole << DIGIT_BITS) + rest)
 
 
-def fixed(values: NDArray[np.float32]) -> NDArray[np.int64]:
+def widened(weights: NDArray[np.int8], activations: Double) -> Double:
+    """Return the product of weights (out, in) with activations (..., in)."""
+    out, terms = weights.shape
+    rows = max(1, BLOCK // terms)
+    block = np.empty((min(rows, out), terms), np.float64)
+    product = np.empty((*activations.shape[:-1], out), np.float64)
+    for first in range(0, out, rows):
+        part = weights[first : first + rows]
+        wide = block[: len(part)]
+        np.copyto(wide, part)
+        np.matmul(activations, wide.T, out=product[..., first : first + rows])
+    return product
+
+
+def fixed(values: Float) -> Fixed:
     """Return values as the MXM sees them: rounded to f16, in units of 2^-24."""
     return fp.f16_to_fixed(fp.to_f16(values).view(np.uint16))
 
 
-def lane_sum(values: NDArray[np.float32], vector: int) -> NDArray[np.float32]:
-    """Return the sum of ``values`` (channels,) in the order of the VXM: a 0-d fp32 array."""
-    count = -(-len(values) // vector)
-    items = np.zeros((count, vector), np.float32)
-    items.reshape(-1)[: len(values)] = values
+def sum_of_squares(x: Float, vector: int) -> Float:
+    """Return the sums (...) of the squares of ``x`` (..., channels) in the order of the VXM.
+
+    Squares are flushed and not negative, so no sum of them is subnormal or -0, and float32 adds
+    them as the VXM does, but for the pattern of a NaN.
+    """
+    *shape, channels = x.shape
+    count = -(-channels // vector)
     n = min(4, count)
-    parts = []
-    for k in range(n):
-        chosen = items[(count + k) % n :: n]
-        part = chosen[0] if count <= 4 else fp.add(chosen[0], ZERO)
-        for item in chosen[1:]:
-            part = fp.add(item, part)
-        parts.append(part)
-    while len(parts) > 1:
-        pairs = [fp.add(parts[i], parts[i + 1]) for i in range(0, len(parts) - 1, 2)]
-        parts = [*pairs, *parts[len(parts) // 2 * 2 :]]
-    return fp.reduce("rsum", parts[0].view(np.uint32)).view(np.float32)
+    rows = -(-count // n)
+    items = np.zeros((rows * n, vector, *shape), np.float32)
+    # Missing items of a partial sum come first, as zeros, where they change nothing.
+    present = items[rows * n - count :].reshape(count * vector, *shape)
+    present[:channels] = np.moveaxis(fp.mul(x, x), -1, 0)
+    with np.errstate(over="ignore"):
+        parts = items.reshape(rows, n, vector, *shape)
+        total = parts[0]
+        for row in parts[1:]:
+            total = row + total
+        for _ in range(2):  # partial sums, then lanes: neighbours, an odd last one passes
+            while len(total) > 1:
+                even = len(total) // 2 * 2
+                total = np.concatenate([total[:even:2] + total[1:even:2], total[even:]])
+            total = total[0]
+    return fp.add(total, ZERO)
 
 
 class TensorModel:
-    """Runs a quantised model; positions are fed one after the other.
+    """Runs a quantised model; positions are fed one after the other, or in blocks.
 
     Parameters
     ----------
@@ -59,69 +114,77 @@ class TensorModel:
     """
 
     def __init__(self, model: Mapping[str, Any], tensors: Mapping[str, Array], vector: int):
-        self.model, self.vector = model, vector
-        self.tensors: dict[str, Array] = {
-            name: array.astype(np.int64) if name.endswith(".weight") else array
-            for name, array in tensors.items()
-        }
+        self.model, self.tensors, self.vector = model, tensors, vector
+        # Memory of positions that are never fed is never touched, so the system need not have it.
+        shape = (model["layers"], model["kv_heads"], model["context"], model["head_dim"])
+        self.keys, self.values = np.zeros(shape, np.float64), np.zeros(shape, np.float64)
         self.reset()
 
-    def reset(self) -> None:
-        """Forget all positions."""
-        model = self.model
-        shape = (model["layers"], model["context"], model["kv_heads"], model["head_dim"])
-        self.position = 0
-        self.keys = np.zeros(shape, np.int64)
-        self.values = np.zeros(shape, np.int64)
+    def reset(self, position: int = 0) -> None:
+        """Forget all positions from ``position`` on."""
+        self.position = position
 
-    def linear(self, name: str, activations: Array) -> NDArray[np.float32]:
-        """Return the scaled product of a weight tensor with fixed-point activations."""
-        product = exact(self.tensors[f"{name}.weight"], activations)
+    def linear(self, name: str, activations: Fixed) -> Float:
+        """Return the scaled product (..., out) of a weight tensor with activations (..., in)."""
+        weights = self.tensors[f"{name}.weight"]
+        product = exact(lambda values: widened(weights, values), activations, I8_MOST)
         return fp.mul(product, self.tensors[f"{name}.scale"])
 
-    def norm(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return 1 / rms of ``x``."""
-        total = lane_sum(fp.mul(x, x), self.vector)
+    def norm(self, x: Float) -> Float:
+        """Return 1 / rms (positions, 1) of ``x`` (positions, hidden)."""
+        total = sum_of_squares(x, self.vector)
         mean = fp.mul(total, np.float32(1.0 / self.model["hidden"]))
-        return fp.rsqrt(fp.add(mean, np.float32(self.model["norm_eps"])))
+        return fp.rsqrt(fp.add(mean, np.float32(self.model["norm_eps"])))[:, None]
 
-    def rotate(self, x: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-        """Apply rotary embedding to (heads * head_dim,) at the current position."""
-        half = self.model["head_dim"] // 2
-        a, b = x.reshape(heads, 2, half).transpose(1, 0, 2)
-        cos = self.tensors["rope.cos"][self.position]
-        sin = self.tensors["rope.sin"][self.position]
+    def rotate(self, x: Float) -> Float:
+        """Apply rotary embedding to (positions, channels) from the current position on.
+
+        Returns
+        -------
+        (positions, heads, head_dim) float32
+        """
+        n, half = len(x), self.model["head_dim"] // 2
+        now = slice(self.position, self.position + n)
+        cos = self.tensors["rope.cos"][now, None]
+        sin = self.tensors["rope.sin"][now, None]
+        pairs = x.reshape(n, -1, 2, half)
+        a, b = pairs[:, :, 0], pairs[:, :, 1]
         first = fp.sub(fp.mul(a, cos), fp.mul(b, sin))
         second = fp.add(fp.mul(b, cos), fp.mul(a, sin))
-        return np.concatenate([first, second], axis=1)
+        return np.concatenate([first, second], axis=2)
 
-    def attention(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what attention adds to ``x`` (hidden,), before the residual."""
-        model, prefix, at = self.model, f"layers.{layer}", self.position
+    def attention(self, layer: int, x: Float) -> Float:
+        """Return what attention adds to ``x`` (positions, hidden), before the residual."""
+        model, prefix, n = self.model, f"layers.{layer}", len(x)
         heads, kv_heads, size = model["heads"], model["kv_heads"], model["head_dim"]
         r, h = self.norm(x), fixed(x)
-        queries = fp.mul(self.rotate(self.linear(f"{prefix}.q", h), heads), r)
-        keys = fp.mul(self.rotate(self.linear(f"{prefix}.k", h), kv_heads), r)
-        values = fp.mul(self.linear(f"{prefix}.v", h), r)
-        self.keys[layer, at] = fp.to_i32(keys)
-        self.values[layer, at] = fp.to_i32(values).reshape(kv_heads, size)
+        queries = fp.mul(self.rotate(self.linear(f"{prefix}.q", h)), r[..., None])
+        keys = fp.mul(self.rotate(self.linear(f"{prefix}.k", h)), r[..., None])
+        values = fp.mul(self.linear(f"{prefix}.v", h), r).reshape(n, kv_heads, size)
+        end = self.position + n
+        self.keys[layer, :, self.position : end] = fp.to_i32(keys).swapaxes(0, 1)
+        self.values[layer, :, self.position : end] = fp.to_i32(values).swapaxes(0, 1)
+        k, v = self.keys[layer, :, :end], self.values[layer, :, :end]
 
+        # One matrix a key-value head: its queries at all positions are the rows.
         group = heads // kv_heads
-        past = slice(0, at + 1)
-        q = fixed(queries).reshape(kv_heads, group, size)
-        k = self.keys[layer, past].transpose(1, 2, 0)
-        scores = fp.fixed_to_f32(q @ k)  # (kv_heads, group, positions)
-        top = scores.max(axis=2)
-        p = fixed(fp.exp2(fp.sub(scores, top[..., None])))
-        v = self.values[layer, past].transpose(1, 0, 2)
-        mixed = fp.fixed_to_f32(p @ v)
-        total = fp.fixed_to_f32(p.sum(axis=2))
+        q = fixed(queries).reshape(n, kv_heads, group, size).swapaxes(0, 1)
+        q = q.reshape(kv_heads, n * group, size)
+        scores = exact(lambda a: a @ k.swapaxes(1, 2), q, CACHE_MOST)
+        if n > 1:  # a position sees none that comes after it
+            row = np.repeat(np.arange(self.position, end), group)
+            scores[:, np.arange(end) > row[:, None]] = -np.inf
+        top = scores.max(axis=2, keepdims=True)
+        p = fixed(fp.exp2(fp.sub(scores, top)))
+        mixed = exact(lambda a: a @ v, p, CACHE_MOST)
+        total = fp.fixed_to_f32(p.sum(axis=2, keepdims=True))
         step = self.tensors[f"{prefix}.v_step"].reshape(kv_heads, 1, size)
-        out = fp.mul(fp.mul(mixed, fp.recip(total)[..., None]), step)
-        return self.linear(f"{prefix}.o", fixed(out.reshape(-1)))
+        out = fp.mul(fp.mul(mixed, fp.recip(total)), step)
+        out = out.reshape(kv_heads, n, group * size).swapaxes(0, 1).reshape(n, -1)
+        return self.linear(f"{prefix}.o", fixed(out))
 
-    def feed_forward(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what the feed-forward block adds to ``x`` (hidden,), before the residual."""
+    def feed_forward(self, layer: int, x: Float) -> Float:
+        """Return what the feed-forward block adds to ``x`` (positions, hidden)."""
         prefix = f"layers.{layer}"
         r, h = self.norm(x), fixed(x)
         gate = fp.mul(self.linear(f"{prefix}.gate", h), r)
@@ -129,26 +192,36 @@ class TensorModel:
         sigmoid = fp.recip(fp.add(fp.exp2(fp.mul(gate, MINUS_LOG2E)), ONE))
         return self.linear(f"{prefix}.down", fixed(fp.mul(fp.mul(gate, up), sigmoid)))
 
-    def step(self, token: int) -> NDArray[np.float32]:
-        """Feed one token at the next position; return the logits (vocab,) float32.
+    def feed(self, tokens: Sequence[int]) -> Float:
+        """Feed tokens (n,) at the next positions; return the logits (n, vocab) float32.
+
+        The bits do not depend on how a sequence is cut into calls.
 
         Raises
         ------
         ValueError
-            When the token is not in the vocabulary or the context is full.
+            When a token is not in the vocabulary or the context is full.
         """
-        if not 0 <= token < self.model["vocab"]:
-            raise ValueError(f"token {token} is not in the vocabulary of {self.model['vocab']}")
-        if self.position >= self.model["context"]:
+        for token in tokens:
+            if not 0 <= token < self.model["vocab"]:
+                raise ValueError(f"token {token} is not in the vocabulary of {self.model['vocab']}")
+        if self.position + len(tokens) > self.model["context"]:
             raise ValueError(f"the context of {self.model['context']} positions is full")
-        x = fp.from_f16(self.tensors["embed"][token])
+        x = fp.from_f16(self.tensors["embed"][np.asarray(tokens, np.int64)])
         for layer in range(self.model["layers"]):
             x = fp.add(self.attention(layer, x), x)
             x = fp.add(self.feed_forward(layer, x), x)
-        self.position += 1
+        self.position += len(tokens)
         return fp.mul(self.linear("head", fixed(x)), self.norm(x))
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def step(self, token: int) -> Float:
+        """Feed one token; return the logits (vocab,), as ``feed`` does."""
+        return self.feed([token])[0]
+
+    def logits(self, ids: Sequence[int]) -> Float:
         """Return the logits (positions, vocab) of a whole sequence, teacher-forced."""
         self.reset()
-        return np.array([self.step(token) for token in ids])
+        found = np.empty((len(ids), self.model["vocab"]), np.float32)
+        for first in range(0, len(ids), POSITIONS):
+            found[first : first + POSITIONS] = self.feed(ids[first : first + POSITIONS])
+        return found
