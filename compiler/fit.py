@@ -1,10 +1,11 @@
 """Fits a stencil into a plan: the first cycle in which every ALU, stream and slice is free."""
 
 from waterclock.compiler.attempt import Attempt, Found
-from waterclock.compiler.fabric import mask_of
+from waterclock.compiler.fabric import Fabric, Trial, mask_of
 from waterclock.compiler.fit_sinks import route_sinks
 from waterclock.compiler.fit_sources import route_source
 from waterclock.compiler.plan import NoFitError, Plan, first_cycle
+from waterclock.compiler.spaced import cut, solve_spaced
 from waterclock.compiler.stencil import (
     Constant,
     Emitted,
@@ -19,12 +20,15 @@ from waterclock.isa.spec import Instruction
 from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, TARGET_NONE, TARGET_STREAM
 
 TRIES = 3000  #: cycles that a stencil is moved before the compiler gives up
+LATE = 64  #: cycles after which nothing has to wait for the first one
+WIDEST = 64  #: spacings of items that are tried
 
 
 def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
     """Place a stencil in the first cycle that holds it; return that cycle.
 
-    Fills in what the stencil's sinks promise: places, ready cycles, value numbers.
+    Items that do not fit one a cycle are spaced. Fills in what the stencil's sinks promise:
+    places, ready cycles, value numbers.
 
     Raises
     ------
@@ -32,6 +36,16 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
         When no start is possible.
     """
     stencil.solve()
+    if not _fits_alone(plan, stencil):
+        rest = cut(stencil)
+        if rest:
+            fit(plan, stencil, earliest)
+            return fit(plan, rest(), earliest)
+        if not any(
+            solve_spaced(plan, stencil, spacing) and _fits_alone(plan, stencil)
+            for spacing in range(2, WIDEST)
+        ):
+            raise _no_fit(plan, stencil)
     for node in stencil.nodes:
         node.values = [plan.memory.value() for _ in node.offsets]
     first = max(earliest, _bound(plan, stencil))
@@ -42,8 +56,21 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
             for emit in attempt.emits:
                 emit()
             return start
+    raise _no_fit(plan, stencil)
+
+
+def _no_fit(plan: Plan, stencil: Stencil) -> NoFitError:
     names = ", ".join(node.op.mnemonic for node in stencil.nodes)
-    raise NoFitError(f"{plan.operations[plan.operation]}: no room for {names}")
+    return NoFitError(f"{plan.operations[plan.operation]}: no room for {names}")
+
+
+def _fits_alone(plan: Plan, stencil: Stencil) -> bool:
+    """Tell whether a stencil would fit if it were the only one."""
+    for node in stencil.nodes:
+        node.values = [0] * len(node.offsets)
+    trial = Trial(Fabric(plan.config))
+    attempt = Attempt(plan, trial, _bound(plan, stencil) + LATE, [], {}, {}, {}, {})
+    return _place(attempt, stencil)
 
 
 def _bound(plan: Plan, stencil: Stencil) -> int:
@@ -122,7 +149,9 @@ def _place_unit(attempt: Attempt, node: Node) -> bool:
     if node.hold:
         issue = mask_of(list(range(cycles[0], cycles[-1] + 1)))
     result = issue << node.latency
-    if node.op.kind == "reduce":
+    if node.unit is not None:
+        candidates = [node.unit]
+    elif node.op.kind == "reduce":
         candidates = [len(config.alus)]
     else:
         feature = vxm.FEATURE[node.op]

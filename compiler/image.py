@@ -227,7 +227,7 @@ class Image:
     def _table(self, side: Hemisphere, columns: list[NDArray[np.uint8]]) -> Table:
         """Load byte columns (rows, vector) into the least filled weight slices of a side."""
         memory = self.memory
-        first = memory.data_slices
+        first = memory.first_weight
         groups = [
             tuple(range(i, i + len(columns)))
             for i in range(first, self.config.slices - len(columns) + 1, len(columns))

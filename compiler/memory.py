@@ -2,7 +2,8 @@
 
 The slices of a hemisphere next to the VXM hold data: every four of them are a *set*, which
 holds the four byte planes of a 32-bit vector in one row. The others hold weights: as many a
-plane as LW takes streams, so that one row over all of them is what one LW loads.
+plane as LW takes streams, so that one row over all of them is what one LW loads. On a chip with
+too few slices for both, the same ones hold data and weights.
 """
 
 import dataclasses
@@ -39,15 +40,16 @@ class Memory:
 
     def __init__(self, config: Config):
         self.config = config
-        self.weight_slices = config.planes * config.load_streams
-        self.data_slices = config.slices - self.weight_slices
-        if self.data_slices < 4:
+        weights = config.planes * config.load_streams
+        if config.slices < max(4, weights):
             raise UserError(
                 f"configuration {config.name}: slices: found {config.slices}, expected "
-                f"{self.weight_slices + 4} or more: weights take {self.weight_slices} of them"
+                f"{max(4, weights)} or more: {weights} of them hold weights"
             )
+        self.first_weight = config.slices - weights  #: weights are in this slice and beyond
+        own = self.first_weight // 4  # sets without weights; if there is none, they share slices
         self.sets = [
-            (side, number) for number in range(self.data_slices // 4) for side in Hemisphere
+            (side, number) for number in range(own or config.slices // 4) for side in Hemisphere
         ]
         self.next_row = {(side, index): 0 for side in Hemisphere for index in range(config.slices)}
         self.top_row = dict.fromkeys(self.next_row, config.depth)
@@ -73,7 +75,7 @@ class Memory:
 
     def plane_slices(self, plane: int) -> tuple[int, ...]:
         """Return the weight slices of a hemisphere's plane."""
-        first = self.data_slices + plane * self.config.load_streams
+        first = self.first_weight + plane * self.config.load_streams
         return tuple(range(first, first + self.config.load_streams))
 
     def rows(

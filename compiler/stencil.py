@@ -149,6 +149,7 @@ class Node:
     ring: int = 0  #: item i also takes the result of item i - ring (a running sum)
     time: int = 0  #: cycle of item 0, relative to the stencil
     latency: int = 0
+    unit: int | None = None  #: the unit that it must have; None for any with the feature
     values: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -167,6 +168,7 @@ class Stencil:
         self.config = config
         self.offsets = list(offsets)
         self.nodes: list[Node] = []
+        self.original: list[tuple[Node, list[object], list[int]]] = []
 
     def op(
         self,
@@ -215,8 +217,23 @@ class Stencil:
             last = self.op("mov", last, single=True)
         return last
 
+    def reset(self) -> None:
+        """Return to the graph as it was built: without times and delays."""
+        if not self.original:
+            self.original = [(node, list(node.inputs), node.offsets) for node in self.nodes]
+        for node, inputs, offsets in self.original:
+            node.inputs, node.offsets = list(inputs), offsets  # type: ignore[assignment]
+            node.unit, node.time = None, 0
+        self.nodes = [node for node, _, _ in self.original]
+
     def solve(self) -> None:
         """Set the time of every node and insert the delays that make operands meet."""
+        self.reset()
+        self.solve_times()
+        self._insert_delays()
+
+    def solve_times(self) -> None:
+        """Set the time of every node, as if operands could wait."""
         for node in self.nodes:
             ready = [self._ready(value) for value in node.inputs]
             node.time = max([time for time in ready if time is not None], default=0)
@@ -232,6 +249,8 @@ class Stencil:
                     if (value.node if isinstance(value, Pick) else value) is node
                 ]
                 node.time += min(slack, default=0)
+
+    def _insert_delays(self) -> None:
         for node in list(self.nodes):
             for index, value in enumerate(node.inputs):
                 ready = self._ready(value)

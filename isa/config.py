@@ -125,8 +125,8 @@ def check(config: Config, source: str) -> None:
         fail("paths", config.paths, f"{every}, or a power of two that divides {every // 2}")
     if config.slices % config.group:
         fail("slices", config.slices, f"a multiple of group ({config.group})")
-    if config.slices < 8:
-        fail("slices", config.slices, "8 or more (two 32-bit operands at once)")
+    if config.slices < 4:
+        fail("slices", config.slices, "4 or more (a 32-bit value takes 4 slices)")
     if config.rows & (config.rows - 1):
         fail("rows", config.rows, "a power of two")
     if config.load_streams > config.streams:
