@@ -47,9 +47,9 @@ class Loop(Instruction):
     not nest, and a block holds no Sync, Notify or Halt. Only chips with ``loops`` know it.
     """
 
-    length: int = operand(8, doc="words of the block, 1 or more")
-    count: int = operand(12, doc="repetitions, 1 or more")
-    stride: int = operand(12, signed=True, doc="added to addresses each repetition")
+    length: int = operand(9, doc="words of the block, 1 or more")
+    count: int = operand(7, doc="repetitions, 1 or more")
+    stride: int = operand(16, signed=True, doc="added to addresses each repetition")
 
 
 @instruction("icu", 4, latency=notify_latency)

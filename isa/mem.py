@@ -64,8 +64,8 @@ class Gather(Instruction):
     """Put the vector at ``addr`` + map onto stream ``dst``, the map being data.
 
     Each superlane takes its own 16-bit map value from lane ``lane`` of the streams ``map`` (low
-    byte) and ``map`` + 1 (high byte), sampled at issue; ``map`` is even. All addresses that occur
-    must lie in one bank. Byte-planar maps and the choice of the lane are ours.
+    byte) and ``map`` + 1 (high byte), sampled at issue; ``map`` is even. The bank of every address
+    that can occur is taken. Byte-planar maps and the choice of the lane are ours.
     """
 
     addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="base address")

@@ -139,13 +139,14 @@ class ABC(Instruction):
     """Multiply one activation vector with the array; set or add to an accumulator, exactly.
 
     Takes ``digits`` cycles of the array; two ABC are at least that far apart. Sums are integers
-    modulo 2^64 and are exact below (contractions up to 8,192 with 8-bit weights).
+    modulo 2^64 and are exact below (contractions up to 8,192 with 8-bit weights). To a stride,
+    entry and accumulator are one number: 1 steps the entry, 64 the accumulator, 65 both.
     """
 
     entry: int = operand(
         ENTRY_BITS, Role.ADDRESS, below=_act_entries, doc="entry of the activation buffer"
     )
-    acc: int = operand(ENTRY_BITS, below=_acc_entries, doc="accumulator")
+    acc: int = operand(ENTRY_BITS, Role.ADDRESS, below=_acc_entries, doc="accumulator")
     add: int = operand(1, doc="1 to add to the accumulator, 0 to set it (lanes of the window)")
     activation: int = operand(1, kind="activation", names=names(Activation), doc="format")
     weight: int = operand(2, kind="weight", names=names(Weight), doc="format")

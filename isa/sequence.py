@@ -47,7 +47,7 @@ def add_offsets(
     if spec is None:
         return np.full(len(offsets), word, np.uint64)
     mask = (1 << spec.bits) - 1
-    address = (getattr(op, spec.name) + offsets) & mask
+    address = ((word >> spec.low) + offsets) & mask
     return np.uint64(word & ~(mask << spec.low)) | (
         address.astype(np.uint64) << np.uint64(spec.low)
     )

@@ -22,7 +22,7 @@ class Role(enum.Enum):
     """What a scheduler, a checker and an address generator have to know about an operand."""
 
     CONST = "const"  #: fixed when the program is assembled
-    ADDRESS = "address"  #: fixed too, but Repeat and Loop add their stride to it
+    ADDRESS = "address"  #: fixed too, but Repeat and Loop add their stride; two count as one number
     READS = "reads"  #: a stream that the unit samples at issue
     WRITES = "writes"  #: a stream that the unit drives ``latency`` cycles after issue
 
@@ -125,16 +125,33 @@ class Instruction:
 
     @classmethod
     def address(cls) -> Operand | None:
-        """Return the operand to which strides are added, if there is one."""
-        return next((spec for spec in cls.operands if spec.role is Role.ADDRESS), None)
+        """Return the operand to which strides are added, if there is one.
+
+        Two operands side by side are one number, the first in its low bits.
+        """
+        specs = [spec for spec in cls.operands if spec.role is Role.ADDRESS]
+        if len(specs) < 2:
+            return specs[0] if specs else None
+        low, high = specs
+        below = high.below
+        return dataclasses.replace(
+            low,
+            name=f"{low.name}+{high.name}",
+            bits=low.bits + high.bits,
+            below=below and (lambda config: below(config) << low.bits),
+        )
 
     def strided(self, offset: int) -> "Instruction":
         """Return the instruction with ``offset`` added to its address, modulo the field."""
-        spec = self.address()
-        if spec is None or not offset:
+        specs = [spec for spec in self.operands if spec.role is Role.ADDRESS]
+        if not specs or not offset:
             return self
-        value = (getattr(self, spec.name) + offset) & (1 << spec.bits) - 1
-        return dataclasses.replace(self, **{spec.name: value})  # type: ignore[type-var]
+        moved, values = offset, {}
+        for spec in specs:
+            moved += getattr(self, spec.name)
+            values[spec.name] = moved & (1 << spec.bits) - 1
+            moved >>= spec.bits
+        return dataclasses.replace(self, **values)  # type: ignore[type-var]
 
 
 #: Every instruction by kind of queue and opcode; complete once ``waterclock.isa`` is imported.
@@ -160,7 +177,7 @@ def instruction(
     Raises
     ------
     TypeError
-        For a taken opcode, a word that is too wide, or more than one address.
+        For a taken opcode, a word that is too wide, or addresses that are not side by side.
     """
 
     def declare(cls: type[T]) -> type[T]:
@@ -176,8 +193,9 @@ def instruction(
         new.operands, new.bits = tuple(operands), low
         if low > WORD_BITS:
             raise TypeError(f"{cls.__name__} takes {low} of {WORD_BITS} bits")
-        if sum(spec.role is Role.ADDRESS for spec in operands) > 1:
-            raise TypeError(f"{cls.__name__} has more than one address")
+        places = [i for i, spec in enumerate(operands) if spec.role is Role.ADDRESS]
+        if len(places) > 2 or (len(places) == 2 and places[1] != places[0] + 1):
+            raise TypeError(f"{cls.__name__}: more than two addresses, or not side by side")
         if not 0 <= opcode < 1 << OPCODE_BITS:
             raise TypeError(f"{cls.__name__}: opcode {opcode} does not fit {OPCODE_BITS} bits")
         if ISA.setdefault((kind, opcode), new) is not new:

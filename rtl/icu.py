@@ -42,7 +42,8 @@ def unit_bits(kind: str, config: Config) -> int:
     for op in instructions(kind):
         if op.kind == kind:
             used |= op.opcode
-            for spec in op.operands:
+            address = op.address()  # of two operands, with what a carry passes between them
+            for spec in (*op.operands, *([address] if address else [])):
                 used |= spec.used(config) << spec.low
     return used
 

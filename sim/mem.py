@@ -78,7 +78,8 @@ class MEMSlice:
     def start(self) -> None:
         """Begin a run at cycle 0: forget the trace of writes, keep the memory."""
         self.writes: list[tuple[int, int | tuple[int, ...], NDArray[np.uint8]]] = []
-        self._last = {"mem_read": (NEVER, 0), "mem_write": (NEVER, 0)}  # cycle and bank
+        #: Cycle, first and last bank of the last access of each port.
+        self._last = {"mem_read": (NEVER, 0, 0), "mem_write": (NEVER, 0, 0)}
 
     def load(self, row: int, data: NDArray[np.uint8]) -> None:
         """Store (rows, vector) uint8 from address ``row`` on, outside any schedule."""
@@ -95,8 +96,8 @@ class MEMSlice:
         Raises
         ------
         Hazard
-            For an address beyond the slice, a read of what was never written, superlanes in
-            different banks, two accesses of one bank in one cycle, two streams on one path, and
+            For an address beyond the slice, a read of what was never written, two accesses of
+            one bank in one cycle, two streams on one path, and
             an impossible map.
         """
         match op:
@@ -133,7 +134,7 @@ class MEMSlice:
                 raise self._hazard(cycle, op, "is no instruction of a MEM slice")
 
     def _addresses(self, cycle: int, op: mem.Gather | mem.Scatter, port: Port) -> NDArray[np.int64]:
-        """Return the address in each superlane and claim their bank."""
+        """Return the address in each superlane and claim their banks."""
         if op.map % 2:
             raise self._hazard(cycle, op, f"map stream {op.map} is odd")
         path = mem.map_path(self.config)
@@ -173,16 +174,14 @@ class MEMSlice:
             raise self._hazard(cycle, op, what)
 
     def _claim(self, cycle: int, op: Instruction, lowest: int, highest: int) -> None:
-        """Take the bank of a range of addresses for this cycle."""
+        """Take the banks of a range of addresses for this cycle."""
         if highest >= self.config.depth:
             raise self._hazard(cycle, op, f"address {highest} of {self.config.depth}")
-        bank = lowest // self.config.rows
-        if highest // self.config.rows != bank:
-            raise self._hazard(cycle, op, f"addresses {lowest} and {highest} in two banks")
-        for kind, (last, taken) in self._last.items():
-            if kind != op.kind and last == cycle and taken == bank:
-                raise self._hazard(cycle, op, f"bank {bank} is taken by the other port")
-        self._last[op.kind] = cycle, bank
+        first, end = lowest // self.config.rows, highest // self.config.rows
+        for kind, (last, low, high) in self._last.items():
+            if kind != op.kind and last == cycle and first <= high and low <= end:
+                raise self._hazard(cycle, op, f"bank {max(first, low)} is taken by the other port")
+        self._last[op.kind] = cycle, first, end
 
     def _hazard(self, cycle: int, op: Instruction, what: str) -> Hazard:
         return Hazard(f"cycle {cycle}: {self.name}: {op.mnemonic}: {what}")

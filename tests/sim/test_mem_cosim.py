@@ -427,7 +427,10 @@ class TestGoldenHazards:
             ([Gather(addr=0, dst=0, map=2, lane=4)], "lane 4 of 4"),
             ([Write(addr=3, src=0), Read(addr=3, dst=0)], "bank 0 is taken by the other port"),
             ([Read(addr=2, dst=0), Write(addr=3, src=0)], "bank 0 is taken by the other port"),
-            ([Scatter(addr=15, src=0, map=0, lane=0)], "addresses 15 and 16 in two banks"),
+            (
+                [Read(addr=2, dst=0), Scatter(addr=15, src=0, map=0, lane=0)],
+                "bank 0 is taken by the other port",
+            ),
             ([Scatter(addr=40, src=0, map=0, lane=0)], "address 41 of 32"),
         ],
     )
