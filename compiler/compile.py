@@ -13,7 +13,7 @@ from waterclock.compiler.plan import NoFitError, Plan
 from waterclock.compiler.quantise import quantise
 from waterclock.isa.config import PRESETS, Config, load_config
 from waterclock.isa.errors import UserError
-from waterclock.isa.program import Port, Program
+from waterclock.isa.program import Port, Program, QuantisedModel
 
 FIRST_BUCKET = 64  #: positions of the smallest context bucket
 Progress = Callable[[str, int, int], None]
@@ -29,28 +29,28 @@ def buckets(context: int) -> list[int]:
     return [*found, context]
 
 
-def compile_model(
+def quantised_model(
     checkpoint: Checkpoint,
     config: Config,
     context: int | None = None,
     tokenizer: str | None = None,
-    progress: Progress | None = None,
-) -> Program:
-    """Compile a model for a chip.
+    chat_template: str | None = None,
+) -> QuantisedModel:
+    """Return the machine's numbers for a model: all that its results depend on.
 
     Parameters
     ----------
     context : int, optional
         Positions to provide for; by default what the model was made for.
     tokenizer : str, optional
-        JSON of the tokenizers library, kept in the program.
-    progress : callable, optional
-        Called with (what, done, total).
+        JSON of the tokenizers library.
+    chat_template : str, optional
+        Jinja template of conversations.
 
     Raises
     ------
     UserError
-        When the context exceeds the model's, or the model does not fit the chip.
+        When the context exceeds the model's.
     """
     context = checkpoint.context if context is None else context
     if not 1 <= context <= checkpoint.context:
@@ -59,10 +59,47 @@ def compile_model(
             "the positions that the model was made for"
         )
     quantised = quantise(checkpoint)
-    image = Image(quantised, config, context)
+    return QuantisedModel(
+        name=checkpoint.name,
+        config=config,
+        model={**quantised.model, "context": context},
+        tensors={
+            name: tensor[:context] if name.startswith("rope.") else tensor
+            for name, tensor in quantised.tensors.items()
+        },
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
+
+
+def compile_model(
+    checkpoint: Checkpoint,
+    config: Config,
+    context: int | None = None,
+    tokenizer: str | None = None,
+    progress: Progress | None = None,
+    chat_template: str | None = None,
+) -> Program:
+    """Compile a model for a chip.
+
+    Parameters
+    ----------
+    checkpoint, config, context, tokenizer, chat_template
+        See ``quantised_model``.
+    progress : callable, optional
+        Called with (what, done, total).
+
+    Raises
+    ------
+    UserError
+        When the context exceeds the model's, or the model does not fit the chip.
+    """
+    model = quantised_model(checkpoint, config, context, tokenizer, chat_template)
+    positions: int = model.model["context"]
+    image = Image(model, config, positions)
     _must_fit(image, checkpoint)
     schedules = []
-    sizes = buckets(context)
+    sizes = buckets(positions)
     start = 0
     for done, size in enumerate(sizes):
         if progress:
@@ -86,19 +123,12 @@ def compile_model(
     if progress:
         progress("scheduling", len(sizes), len(sizes))
     return Program(
-        name=checkpoint.name,
-        config=config,
+        **vars(model),
         schedules=tuple(schedules),
         memory=image.memory.image,
         extents=np.array(image.memory.extents, np.int64),
         ports=_ports(image),
         limit_cycles=-(-image.weight_bytes // config.stream_bytes),
-        model={**quantised.model, "context": context},
-        tensors={
-            name: tensor[:context] if name.startswith("rope.") else tensor
-            for name, tensor in quantised.tensors.items()
-        },
-        tokenizer=tokenizer,
     )
 
 

@@ -18,10 +18,10 @@ from waterclock.compiler.layout import (
     vocabulary,
 )
 from waterclock.compiler.memory import Memory, Place, Vec
-from waterclock.compiler.quantise import Quantised
 from waterclock.compiler.stencil import Region, Table
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere
+from waterclock.isa.program import QuantisedModel
 
 PlaneKey = tuple[Hemisphere, int]
 
@@ -49,7 +49,7 @@ class Cache:
 class Image:
     """Allocates and fills everything of a model that does not depend on the bucket."""
 
-    def __init__(self, quantised: Quantised, config: Config, context: int):
+    def __init__(self, quantised: QuantisedModel, config: Config, context: int):
         model = quantised.model
         self.quantised, self.config, self.context = quantised, config, context
         self.memory = Memory(config)

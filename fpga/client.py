@@ -27,6 +27,10 @@ class Line(Protocol):
         """Return what arrived; wait at most ``timeout`` seconds for a first byte."""
         ...
 
+    def close(self) -> None:
+        """Give the line back."""
+        ...
+
 
 class LinkClient:
     """Accesses the host port of a board.

@@ -9,14 +9,14 @@ from waterclock.fpga.client import LinkClient
 from waterclock.isa import host
 from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import queues
-from waterclock.isa.program import Port, Program
-from waterclock.sim.engines import Step, schedule_at
+from waterclock.isa.program import Port, Program, Schedule
+from waterclock.sim.engines import Choose, HostedEngine, Step
 from waterclock.sim.golden import pack, unpack
 
 POLLS = 1_000  #: of STATUS before a run is given up
 
 
-class UARTEngine:
+class UARTEngine(HostedEngine):
     """Runs a program on a board.
 
     Parameters
@@ -34,9 +34,11 @@ class UARTEngine:
         client: LinkClient,
         progress: Callable[[str, int, int], None] | None = None,
     ):
-        self.program, self.client = program, client
+        super().__init__(program)
+        self.client = client
         self.progress = progress or (lambda *_: None)
         self._row = host.staging_words(program.config)
+        self._loaded = False
 
     def load(self) -> None:
         """Load the program's memory image and its instruction words."""
@@ -55,18 +57,30 @@ class UARTEngine:
             self.client.load(space, unit, row, words)
             done += len(words)
         self.progress("loaded", total, total)
+        self._loaded = True
 
-    def run(self, prompt: Sequence[int], steps: int) -> Iterator[Step]:
+    def put(self, port: str, values: NDArray[np.int32]) -> None:
+        """See ``HostedEngine``."""
+        self._put(self.program.ports[port], values)
+
+    def launch(self, schedule: Schedule) -> Step:
+        """See ``HostedEngine``."""
+        ports = self.program.ports
+        cycles = self._launch(schedule.start)
+        logits = self._get(ports["logits"]).astype(np.float32)
+        return Step(int(self._get(ports["token"])[0]), logits, cycles)
+
+    def run(
+        self, tokens: Sequence[int], steps: int, position: int = 0, choose: Choose | None = None
+    ) -> Iterator[Step]:
+        """See ``Engine``; the program is loaded before the first run."""
+        if not self._loaded:
+            self.load()
+        return super().run(tokens, steps, position, choose)
+
+    def close(self) -> None:
         """See ``Engine``."""
-        ports, lanes = self.program.ports, self.program.config.vector
-        self.load()
-        for position in range(steps):
-            if position < len(prompt):
-                self._put(ports["token"], np.full(lanes, prompt[position], np.int32))
-            schedule = schedule_at(self.program, position)
-            cycles = self._launch(schedule.start)
-            logits = self._get(ports["logits"]).astype(np.float32)
-            yield Step(int(self._get(ports["token"])[0]), logits, cycles)
+        self.client.line.close()
 
     def _words(self, rows: NDArray[np.uint8]) -> list[int]:
         """Return rows of bytes as words of the staging registers."""

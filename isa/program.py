@@ -22,7 +22,7 @@ from waterclock.isa.config import Config, config_from_dict
 from waterclock.isa.errors import UserError
 
 MAGIC = "waterclock program"
-VERSION = 2
+VERSION = 3
 
 #: What the program says it means, for each issue of a queue of a kind: one value number a column.
 #: A value number names one vector; -1 where there is none. Streams and memory rows hold pairs
@@ -96,23 +96,30 @@ class Port:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Program:
+class QuantisedModel:
+    """All that the results of a model depend on, however it is scheduled."""
+
+    name: str
+    config: Config
+    model: dict[str, Any]  #: hyperparameters that the tensor model needs
+    tensors: dict[str, NDArray[Any]]  #: quantised tensors of the tensor model
+    tokenizer: str | None  #: JSON of the tokenizers library
+    chat_template: str | None  #: Jinja template of conversations, as Hugging Face has it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program(QuantisedModel):
     """A compiled model.
 
     ``memory``: (side, slice, first row) -> (rows, vector) uint8. ``limit_cycles``: the weight
     bytes over the bandwidth of the streams.
     """
 
-    name: str
-    config: Config
     schedules: tuple[Schedule, ...]
     memory: dict[tuple[int, int, int], NDArray[np.uint8]]
     extents: NDArray[np.int64]
     ports: dict[str, Port]
     limit_cycles: int
-    model: dict[str, Any]  #: hyperparameters that the tensor model needs
-    tensors: dict[str, NDArray[Any]]  #: quantised tensors of the tensor model
-    tokenizer: str | None  #: JSON of the tokenizers library
 
     def queue_words(self, index: int) -> NDArray[np.uint64]:
         """Return the instruction memory of a queue, all schedules at their places."""
@@ -174,6 +181,7 @@ def save_program(program: Program, path: Path) -> None:
             "limit_cycles": program.limit_cycles,
             "model": program.model,
             "tokenizer": program.tokenizer,
+            "chat_template": program.chat_template,
         }
     )
     metadata = {
@@ -271,4 +279,5 @@ def _assemble(arrays: dict[str, NDArray[Any]], about: dict[str, Any], source: st
             if name.startswith("tensor.")
         },
         tokenizer=about["tokenizer"],
+        chat_template=about["chat_template"],
     )

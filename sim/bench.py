@@ -1,7 +1,8 @@
 """The cocotb test that runs programs on the whole chip; ``sim/rtl_engine.py`` starts it.
 
-The job comes from a JSON file; each finished run adds a line to another. The bus model is
-cocotbext-axi's, and wakes only between runs: its clock stands still during one.
+The job comes from a JSON file. Each line of a pipe launches a run, each finished run adds a line to
+another file, and the end of the pipe ends the test. The bus model is cocotbext-axi's, and wakes
+only between runs: its clock stands still during one.
 """
 
 import json
@@ -38,7 +39,7 @@ class _AXI:
 
 @cocotb.test()
 async def run_program(dut):
-    """Run every step of the job; the chip must identify itself and end each run in time."""
+    """Run whatever is launched; the chip must identify itself and end each run in time."""
     folder = Path(os.environ["WATERCLOCK_JOB"])
     job = json.loads((folder / "job.json").read_text())
     config = config_from_dict(job["config"], "job")
@@ -65,8 +66,8 @@ async def run_program(dut):
         await Timer(CLOCK_UNITS, "ns")
         clock.start()
 
-    with (folder / "steps.jsonl").open("w") as steps:
-        for step in job["steps"]:
+    with (folder / "launches").open() as launches, (folder / "steps.jsonl").open("w") as steps:
+        for step in map(json.loads, launches):
             for unit, row, data in step["rows"]:
                 await host.write_row(unit, row, bytes.fromhex(data))
             cycles = await host.run(step["start"], lambda step=step: ended(step["cycles"]))

@@ -3,6 +3,7 @@
 This is the one module of ``sim`` that imports ``rtl``: it builds the chip.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,15 @@ from waterclock.isa.config import Config
 from waterclock.isa.program import Program
 from waterclock.rtl.emit import chip_verilog
 from waterclock.rtl.mem import tile_id
-from waterclock.sim.engines import Step, schedule_at
+from waterclock.sim.engines import Choose, Step, schedule_at
 from waterclock.sim.golden import pack, unpack
 from waterclock.sim.preload import write_memories
 from waterclock.sim.verilator import build, find_compiler, find_verilator, run
 
 TOP = "bench"
 CLOCK_UNITS = 2  # time units of a cycle in bench.sv
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.005
+AHEAD = 1  # runs that are launched before the result of the last one is taken
 
 #: Modules with many instances whose code is compiled once for all of them.
 SHARED = (
@@ -109,92 +111,170 @@ class RTLEngine:
         #: Lines of the trace of memory writes (see rtl/sram.v), a list a step, when kept.
         self.keep_writes = False
         self.writes: list[list[str]] = []
+        self._chip: _Chip | None = None
 
-    def run(self, prompt: Sequence[int], steps: int) -> Iterator[Step]:
-        """See ``Engine``."""
-        with tempfile.TemporaryDirectory(prefix="waterclock-") as name:
-            folder = Path(name)
-            write_memories(self.program, folder)
-            (folder / "job.json").write_text(json.dumps(self._job(prompt, steps)))
-            failure: list[BaseException] = []
-
-            def simulate() -> None:
-                try:
-                    run(
-                        self.simulator,
-                        "waterclock.sim.bench",
-                        directory=folder,
-                        plusargs=[
-                            f"+waterclock={folder}",
-                            "+waterclock_trace",
-                            f"+waterclock_period={CLOCK_UNITS}",
-                        ],
-                        extra_env={"WATERCLOCK_JOB": str(folder)},
-                        waves=self.wave is not None,
-                    )
-                except BaseException as error:  # handed to the thread that waits
-                    failure.append(error)
-
-            thread = threading.Thread(target=simulate, daemon=True)
-            thread.start()
-            yield from self._steps(folder, steps, thread, failure)
-            thread.join()
-            if failure:
-                raise failure[0]
-            if self.wave is not None:
-                shutil.move(folder / "dump.fst", self.wave)
-
-    def _job(self, prompt: Sequence[int], steps: int) -> dict[str, Any]:
-        program, config = self.program, self.program.config
-        places = program.ports["token"].places
-        found = []
-        for position in range(steps):
-            schedule = schedule_at(program, position)
-            rows = []
-            if position < len(prompt):
-                value = np.full(config.vector, prompt[position], np.int32)
-                planes = pack(value, program.ports["token"], config.vector)
-                for copy in places.tolist():
-                    for (side, index, row), data in zip(copy[0], planes[0], strict=True):
-                        rows.append((side * config.slices + index, row, data.tobytes().hex()))
-            found.append({"start": schedule.start, "cycles": schedule.cycles, "rows": rows})
-        token = [(s * config.slices + i, row) for s, i, row in places[0][0].tolist()]
-        return {"config": dataclasses.asdict(config), "steps": found, "token": token}
-
-    def _steps(
-        self, folder: Path, steps: int, thread: threading.Thread, failure: list[BaseException]
+    def run(
+        self, tokens: Sequence[int], steps: int, position: int = 0, choose: Choose | None = None
     ) -> Iterator[Step]:
-        """Yield steps as the simulation finishes them."""
+        """See ``Engine``."""
+        chip = self._chip = self._chip or _Chip(self)
+        chip.finish()
         logits = _Logits(self.program)
-        done, trace = folder / "steps.jsonl", folder / "writes.txt"
-        lines = writes = None
-        pending, rest = "", ""
-        waiting: deque[str] = deque()  # lines of the trace that belong to later steps
+        given = dict(enumerate(tokens))
         self.writes = []
-        for _ in range(steps):
-            while "\n" not in pending:
-                alive = thread.is_alive()
-                if lines is None and done.exists():
-                    lines = done.open()
-                more = lines.read() if lines else ""
-                pending += more
-                if not more:
-                    if not alive:
-                        thread.join()
-                        raise failure[0] if failure else RuntimeError("the simulation ended early")
-                    time.sleep(POLL_SECONDS)
-            line, _, pending = pending.partition("\n")
-            step = json.loads(line)
-            writes = writes or trace.open()
-            *more, rest = (rest + writes.read()).split("\n")
-            waiting.extend(more)
-            found = []
-            while waiting and int(waiting[0].partition(" ")[0]) <= step["end"]:
-                found.append(waiting.popleft())
+        sent = 0
+        for index in range(steps):
+            # The chip does not wait for its reader, but for a host that chooses.
+            known = steps if choose is None else max(len(tokens), index + 1)
+            while sent < min(known, index + 1 + AHEAD):
+                chip.launch(position + sent, given.get(sent))
+                sent += 1
+            step, lines = chip.result()
             if self.keep_writes:
-                self.writes.append(found)
-            logits.take(found)
-            yield Step(step["token"], logits.values(), step["cycles"])
+                self.writes.append(lines)
+            logits.take(lines)
+            values, token = logits.values(), step["token"]
+            if choose is not None and index >= len(tokens) - 1:
+                token = given[index + 1] = choose(values)
+            yield Step(token, values, step["cycles"])
+
+    def close(self) -> None:
+        """End the simulation, see ``Engine``."""
+        if self._chip is not None:
+            self._chip.end()
+            self._chip = None
+
+
+class _Chip:
+    """A simulation in another process: launches go there line by line, results come back."""
+
+    def __init__(self, engine: RTLEngine):
+        self.program, self.wave = engine.program, engine.wave
+        self.position = 0  # in the mailbox, after what was launched
+        self.late = 0  # results that nobody took
+        self._folder = tempfile.TemporaryDirectory(prefix="waterclock-")
+        folder = self.folder = Path(self._folder.name)
+        write_memories(self.program, folder)
+        config, places = self.program.config, self.program.ports["token"].places
+        token = [(side * config.slices + index, row) for side, index, row in places[0][0].tolist()]
+        job = {"config": dataclasses.asdict(config), "token": token}
+        (folder / "job.json").write_text(json.dumps(job))
+        os.mkfifo(folder / "launches")
+        self._failure: list[BaseException] = []
+        self._thread = threading.Thread(target=self._simulate, args=(engine,), daemon=True)
+        self._thread.start()
+        self._launches: TextIO | None = None
+        self._results: TextIO | None = None
+        self._writes: TextIO | None = None
+        self._pending, self._rest = "", ""
+        self._waiting: deque[str] = deque()  # lines of the trace that belong to later steps
+
+    def _simulate(self, engine: RTLEngine) -> None:
+        try:
+            run(
+                engine.simulator,
+                "waterclock.sim.bench",
+                directory=self.folder,
+                plusargs=[
+                    f"+waterclock={self.folder}",
+                    "+waterclock_trace",
+                    f"+waterclock_period={CLOCK_UNITS}",
+                ],
+                extra_env={"WATERCLOCK_JOB": str(self.folder)},
+                waves=engine.wave is not None,
+            )
+        except BaseException as error:  # handed to the thread that waits
+            self._failure.append(error)
+
+    def _rows(self, name: str, value: int) -> list[tuple[int, int, str]]:
+        """Return unit, row and data of all places of a mailbox."""
+        config, port = self.program.config, self.program.ports[name]
+        planes = pack(np.full(config.vector, value, np.int32), port, config.vector)
+        return [
+            (side * config.slices + index, row, data.tobytes().hex())
+            for copy in port.places.tolist()
+            for (side, index, row), data in zip(copy[0], planes[0], strict=True)
+        ]
+
+    def launch(self, position: int, token: int | None) -> None:
+        """Launch the run of a position; without a token the chip's own choice is fed."""
+        schedule = schedule_at(self.program, position)
+        rows = [] if token is None else self._rows("token", token)
+        if position != self.position:
+            rows += self._rows("position", position)
+        self.position = position + 1
+        self.late += 1
+        line = {"start": schedule.start, "cycles": schedule.cycles, "rows": rows}
+        try:
+            self._launches = self._launches or self._connected()
+            print(json.dumps(line), file=self._launches, flush=True)
+        except BrokenPipeError:
+            self._fail()
+
+    def _connected(self) -> TextIO:
+        """Return the pipe of launches, once the simulation reads it."""
+        while True:
+            try:
+                pipe = os.open(self.folder / "launches", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads yet
+                self._alive()
+                time.sleep(POLL_SECONDS)
+            else:
+                os.set_blocking(pipe, True)
+                return os.fdopen(pipe, "w")
+
+    def _alive(self) -> None:
+        """Raise what went wrong when the simulation has ended."""
+        if not self._thread.is_alive():
+            self._fail()
+
+    def _fail(self) -> NoReturn:
+        self._thread.join()
+        raise self._failure[0] if self._failure else RuntimeError("the simulation ended early")
+
+    def result(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the next result, and the lines of the trace of memory writes up to it."""
+        done = self.folder / "steps.jsonl"
+        while "\n" not in self._pending:
+            if self._results is None and done.exists():
+                self._results = done.open()
+            more = self._results.read() if self._results else ""
+            self._pending += more
+            if not more:
+                self._alive()
+                time.sleep(POLL_SECONDS)
+        line, _, self._pending = self._pending.partition("\n")
+        step = json.loads(line)
+        self.late -= 1
+        self._writes = self._writes or (self.folder / "writes.txt").open()
+        *more, self._rest = (self._rest + self._writes.read()).split("\n")
+        self._waiting.extend(more)
+        found = []
+        while self._waiting and int(self._waiting[0].partition(" ")[0]) <= step["end"]:
+            found.append(self._waiting.popleft())
+        return step, found
+
+    def finish(self) -> None:
+        """Drop results that nobody took."""
+        while self.late:
+            self.result()
+
+    def end(self) -> None:
+        """End the simulation; keep its waves."""
+        if self._launches is None and not self._failure:
+            self._launches = self._connected()
+        if self._launches is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._launches.close()
+        self._thread.join()
+        for file in (self._results, self._writes):
+            if file is not None:
+                file.close()
+        if self.wave is not None and not self._failure:
+            shutil.move(self.folder / "dump.fst", self.wave)
+        self._folder.cleanup()
+        if self._failure:
+            raise self._failure[0]
 
 
 class _Logits:

@@ -1,5 +1,6 @@
 """The public Python API: load or compile a model, run it on an engine, compare."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from waterclock.compiler.checkpoint import load_checkpoint
-from waterclock.compiler.compile import Progress, buckets, compile_model
+from waterclock.compiler.checkpoint import Checkpoint, load_checkpoint
+from waterclock.compiler.compile import Progress, buckets, compile_model, quantised_model
 from waterclock.compiler.gguf import SUFFIX as GGUF_SUFFIX
 from waterclock.compiler.gguf import gguf_tokenizer, load_gguf
 from waterclock.compiler.tokenizer import load_tokenizer
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.errors import UserError
-from waterclock.isa.program import Program, is_program, load_program
-from waterclock.sim.engines import Engine, GoldenEngine, Step, TensorEngine, schedule_at
+from waterclock.isa.program import Program, QuantisedModel, is_program, load_program
+from waterclock.sim.engines import (
+    Choose,
+    Engine,
+    GoldenEngine,
+    Step,
+    TensorEngine,
+    schedule_at,
+)
 
 ENGINES = ("tensor", "golden", "rtl", "uart")
 
@@ -29,6 +37,25 @@ def story() -> Path:
     return Path(str(resources.files("waterclock.compiler").joinpath("story")))
 
 
+def loaded(
+    model: str | Path | None = None,
+    preset: str | Config = "small",
+    context: int | None = None,
+    positions: int | None = None,
+) -> QuantisedModel:
+    """Load a model for the tensor engine, without compiling it; see ``compiled``.
+
+    Returns
+    -------
+    QuantisedModel
+        A program if ``model`` is a program file.
+    """
+    path = _path(model)
+    if _is_compiled(path):
+        return load_program(path)
+    return quantised_model(*_source(path, preset, context, positions))
+
+
 def compiled(
     model: str | Path | None = None,
     preset: str | Config = "small",
@@ -36,7 +63,7 @@ def compiled(
     positions: int | None = None,
     progress: Progress | None = None,
 ) -> Program:
-    """Compile a checkpoint directory, or load a program file.
+    """Compile a checkpoint, or load a program file.
 
     Parameters
     ----------
@@ -54,18 +81,32 @@ def compiled(
     UserError
         For anything wrong with the file, the preset or the fit.
     """
-    path = story() if model is None else Path(model)
-    of_gguf = path.suffix == GGUF_SUFFIX
-    if is_program(path) and not of_gguf:
+    path = _path(model)
+    if _is_compiled(path):
         return load_program(path)
+    return compile_model(*_source(path, preset, context, positions), progress)
+
+
+def _path(model: str | Path | None) -> Path:
+    return story() if model is None else Path(model)
+
+
+def _is_compiled(path: Path) -> bool:
+    return is_program(path) and path.suffix != GGUF_SUFFIX
+
+
+def _source(
+    path: Path, preset: str | Config, context: int | None, positions: int | None
+) -> tuple[Checkpoint, Config, int | None, str | None]:
+    """Return what the compiler takes: checkpoint, configuration, context, tokenizer."""
     config = preset if isinstance(preset, Config) else load_config(preset)
+    of_gguf = path.suffix == GGUF_SUFFIX
     checkpoint = load_gguf(path) if of_gguf else load_checkpoint(path)
     tokenizer = gguf_tokenizer(path) if of_gguf else load_tokenizer(path)
     if context is None and positions is not None:
         sizes = buckets(checkpoint.context)
         context = next((size for size in sizes if size >= positions), checkpoint.context)
-    text = tokenizer.to_str() if tokenizer else None
-    return compile_model(checkpoint, config, context, text, progress)
+    return checkpoint, config, context, tokenizer.to_str() if tokenizer else None
 
 
 @dataclasses.dataclass
@@ -78,11 +119,11 @@ class Result:
     prompt_ids: list[int]
     ids: list[int]
     text: str | None
-    cycles_predicted: list[int]
-    cycles_measured: list[int]
-    limit_cycles: int
+    cycles_predicted: list[int] | None  #: None without a schedule, as all about cycles
+    cycles_measured: list[int] | None
+    limit_cycles: int | None
     exact: bool
-    cycles_per_second: float
+    cycles_per_second: float | None
     wall_seconds: float
     logits: NDArray[np.float32] = dataclasses.field(repr=False)
 
@@ -93,13 +134,13 @@ class Result:
         return found
 
 
-def tokenizer_of(program: Program) -> Tokenizer | None:
-    """Return the tokenizer that a program carries, or None."""
-    return Tokenizer.from_str(program.tokenizer) if program.tokenizer else None
+def tokenizer_of(model: QuantisedModel) -> Tokenizer | None:
+    """Return the tokenizer that a model carries, or None."""
+    return Tokenizer.from_str(model.tokenizer) if model.tokenizer else None
 
 
 def encode_prompt(
-    program: Program, text: str | None = None, ids: Sequence[int] | None = None
+    model: QuantisedModel, text: str | None = None, ids: Sequence[int] | None = None
 ) -> list[int]:
     """Return the token ids of a prompt; an empty one is the beginning-of-text token.
 
@@ -108,15 +149,15 @@ def encode_prompt(
     UserError
         For text without a tokenizer, or ids outside the vocabulary.
     """
-    bos = program.model["bos"]
+    bos = model.model["bos"]
     if ids is None:
-        tokenizer = tokenizer_of(program)
+        tokenizer = tokenizer_of(model)
         if text and tokenizer is None:
-            raise UserError(f"{program.name}: has no tokenizer: give the prompt as --prompt-ids")
+            raise UserError(f"{model.name}: has no tokenizer: give the prompt as --prompt-ids")
         ids = tokenizer.encode(text).ids if text and tokenizer else []
         if bos is not None and (not ids or ids[0] != bos):
             ids = [bos, *ids]
-    vocab = program.model["vocab"]
+    vocab = model.model["vocab"]
     for token in ids:
         if not 0 <= token < vocab:
             raise UserError(f"prompt: token {token} is unknown, expected 0 to {vocab - 1}")
@@ -133,28 +174,31 @@ def check_engine(name: str) -> None:
 
 def engine_of(
     name: str,
-    program: Program,
+    model: QuantisedModel,
     wave: Path | None = None,
     progress: Callable[[str], None] | None = None,
     port: str | None = None,
 ) -> Engine:
-    """Return an engine by name, see ``run``.
+    """Return an engine by name, see ``run``; all but the tensor engine need a program.
 
     Raises
     ------
     UserError
-        For a name that is not in ``ENGINES``, a port without a board, a missing tool.
+        For a name that is not in ``ENGINES``, a model that was not compiled, a port without a
+        board, a missing tool.
     """
     check_engine(name)
-    if name == "uart":
-        return _board(program, port, progress)
     if name == "tensor":
-        return TensorEngine(program)
+        return TensorEngine(model)
+    if not isinstance(model, Program):
+        raise UserError(f"engine: {name} runs programs, and {model.name} is not compiled")
+    if name == "uart":
+        return _board(model, port, progress)
     if name == "golden":
-        return GoldenEngine(program)
+        return GoldenEngine(model)
     from waterclock.sim.rtl_engine import RTLEngine
 
-    return RTLEngine(program, wave, progress)
+    return RTLEngine(model, wave, progress)
 
 
 def _board(program: Program, port: str | None, progress: Callable[[str], None] | None) -> Engine:
@@ -176,18 +220,19 @@ def _board(program: Program, port: str | None, progress: Callable[[str], None] |
 
 
 def run(
-    program: Program,
+    model: QuantisedModel,
     prompt_ids: Sequence[int],
     tokens: int,
     engine: str = "rtl",
     *,
     stop: bool = False,
+    choose: Choose | None = None,
     on_step: Callable[[int, Step], None] | None = None,
     wave: Path | None = None,
     progress: Callable[[str], None] | None = None,
     port: str | None = None,
 ) -> Result:
-    """Feed a prompt and let the machine choose ``tokens`` tokens greedily.
+    """Feed a prompt and let the machine choose ``tokens`` tokens, greedily if nobody else does.
 
     Every step is compared with the tensor model, bit for bit.
 
@@ -195,6 +240,8 @@ def run(
     ----------
     stop : bool
         Whether to end at the model's end-of-text token.
+    choose : callable, optional
+        Chooses tokens from logits, see ``sampling``.
     on_step : callable, optional
         Called with (position, step) as soon as a token is there.
     wave : Path, optional
@@ -210,7 +257,7 @@ def run(
         When the positions exceed the context, or a tool is missing.
     """
     steps = len(prompt_ids) + tokens - 1
-    context = program.model["context"]
+    context = model.model["context"]
     if tokens < 1:
         raise UserError(f"tokens: found {tokens}, expected 1 or more")
     if len(prompt_ids) > context:
@@ -222,38 +269,44 @@ def run(
             f"tokens: {len(prompt_ids)} of prompt and {tokens} more exceed the context of "
             f"{context} positions: ask for {context - len(prompt_ids) + 1} at most"
         )
-    machine = engine_of(engine, program, wave, progress, port)
-    judge = TensorEngine(program).run(prompt_ids, steps) if engine != "tensor" else None
+    program = model if isinstance(model, Program) else None
     ids: list[int] = []
     logits, measured, exact = [], [], True
-    begin = time.perf_counter()
-    for position, step in enumerate(machine.run(prompt_ids, steps)):
-        if judge is not None:
-            expected = next(judge)
-            same = np.array_equal(step.logits.view(np.uint32), expected.logits.view(np.uint32))
-            exact = exact and same and step.next == expected.next
-        logits.append(step.logits)
-        measured.append(step.cycles)
-        if on_step:
-            on_step(position, step)
-        if position >= len(prompt_ids) - 1:
-            ids.append(step.next)
-            if stop and step.next in program.model["eos"]:
-                break
-    seconds = time.perf_counter() - begin
-    tokenizer = tokenizer_of(program)
+    with contextlib.closing(engine_of(engine, model, wave, progress, port)) as machine:
+        judge = None
+        if engine != "tensor":  # the judge goes where the machine goes
+            judge = TensorEngine(model).run(prompt_ids, steps, choose=lambda _: step.next)
+        begin = time.perf_counter()
+        for position, step in enumerate(machine.run(prompt_ids, steps, choose=choose)):
+            if judge is not None:
+                expected = next(judge).logits
+                exact &= np.array_equal(step.logits.view(np.uint32), expected.view(np.uint32))
+                exact &= choose is not None or step.next == int(expected.argmax())
+            logits.append(step.logits)
+            measured.append(step.cycles)
+            if on_step:
+                on_step(position, step)
+            if position >= len(prompt_ids) - 1:
+                ids.append(step.next)
+                if stop and step.next in model.model["eos"]:
+                    break
+        seconds = time.perf_counter() - begin
+    predicted = None
+    if program:
+        predicted = [schedule_at(program, i).cycles for i in range(len(measured))]
+    tokenizer = tokenizer_of(model)
     return Result(
-        model=program.name,
-        preset=program.config.name,
+        model=model.name,
+        preset=model.config.name,
         engine=engine,
         prompt_ids=list(prompt_ids),
         ids=ids,
         text=tokenizer.decode([*prompt_ids, *ids]) if tokenizer else None,
-        cycles_predicted=[schedule_at(program, i).cycles for i in range(len(measured))],
-        cycles_measured=measured,
-        limit_cycles=program.limit_cycles,
+        cycles_predicted=predicted,
+        cycles_measured=measured if program else None,
+        limit_cycles=program.limit_cycles if program else None,
         exact=exact,
-        cycles_per_second=sum(measured) / seconds,
+        cycles_per_second=sum(measured) / seconds if program else None,
         wall_seconds=seconds,
         logits=np.array(logits, np.float32),
     )

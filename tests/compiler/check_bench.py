@@ -133,6 +133,7 @@ class Bench:
             model={},
             tensors={},
             tokenizer=None,
+            chat_template=None,
         )
 
     def _image(self) -> dict[tuple[int, int, int], np.ndarray]:

@@ -1,5 +1,6 @@
 """The whole chip on whole programs: every memory write, every result, every cycle."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from waterclock.compiler.checkpoint import load_checkpoint
 from waterclock.compiler.compile import compile_model
 from waterclock.isa.config import load_config
 from waterclock.rtl.mem import tile_id
-from waterclock.sim.engines import schedule_at
+from waterclock.sim.engines import TensorEngine, schedule_at
 from waterclock.sim.golden import machine
 from waterclock.sim.rtl_engine import RTLEngine
 
@@ -21,9 +22,14 @@ TOKEN_BYTES = 4
 
 def compare(program: Program, prompt: list[int], steps: int) -> None:
     """Run RTL and golden side by side; compare writes, tokens, logits and cycles."""
+    with contextlib.closing(RTLEngine(program)) as engine:
+        engine.keep_writes = True
+        compare_with(engine, program, prompt, steps)
+
+
+def compare_with(engine: RTLEngine, program: Program, prompt: list[int], steps: int) -> None:
+    """Compare every step of an engine's run from the first position on."""
     config = program.config
-    engine = RTLEngine(program)
-    engine.keep_writes = True
     golden = machine(program)
     names = {
         2 * tile_id(config, k, side, index) + bank: (k, side, index, bank)
@@ -89,3 +95,18 @@ def test_stories260k_on_rtl_is_exact_and_follows_the_reference(number: int) -> N
     parted = [i for i, (a, b) in enumerate(zip(result.ids, wanted, strict=True)) if a != b]
     if parted:
         assert known["top2_gap"][parted[0]] < 0.05
+
+
+def test_a_host_chooses_tokens_on_rtl_and_goes_back() -> None:
+    program = compile_model(load_checkpoint(story()), load_config("small"), 64)
+    judge = TensorEngine(program)
+    with contextlib.closing(RTLEngine(program)) as engine:
+        left = engine.run([1, 20, 31], 5)  # greedy runs ahead of who reads it
+        next(left)
+        for tokens, steps, position in (([1, 5], 4, 0), ([9], 2, 3), ([8, 7], 2, 1)):
+            found = list(engine.run(tokens, steps, position, lambda row: int(row.argmin())))
+            wanted = list(judge.run(tokens, steps, position, lambda row: int(row.argmin())))
+            assert [step.next for step in found] == [step.next for step in wanted]
+            for one, other in zip(found, wanted, strict=True):
+                assert np.array_equal(one.logits.view(np.uint32), other.logits.view(np.uint32))
+                assert one.cycles == other.cycles

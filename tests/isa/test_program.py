@@ -69,6 +69,7 @@ def program() -> Program:
             "head": rng.integers(-128, 128, (4, 3), np.int8),
         },
         tokenizer='{"model": "\u2581\u00fcber"}',
+        chat_template="{{ messages }}",
     )  # fmt: skip
 
 
@@ -114,7 +115,9 @@ def test_loaded_program_equals_the_saved_one(program, saved):
 
 
 def test_program_without_a_tokenizer_ports_or_tensors_is_loaded(program, saved):
-    bare = dataclasses.replace(program, tokenizer=None, ports={}, tensors={}, memory={})
+    bare = dataclasses.replace(
+        program, tokenizer=None, chat_template=None, ports={}, tensors={}, memory={}
+    )
     save_program(bare, saved)
     assert same(load_program(saved), bare)
 
@@ -157,9 +160,9 @@ def test_checkpoint_is_no_program(metadata, tmp_path):
 
 def test_program_of_another_version_is_a_mistake(program, saved, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(program_module, "VERSION", 3)
+        patch.setattr(program_module, "VERSION", 0)
         save_program(program, saved)
-    expected = "version: found 3, this Waterclock reads version 2: compile the model again"
+    expected = "version: found 0, this Waterclock reads version 3: compile the model again"
     assert mistake(saved) == expected
 
 
