@@ -16,7 +16,8 @@ from safetensors import SafetensorError, deserialize  # pyright: ignore[reportUn
 
 from waterclock.isa.errors import UserError
 
-_ARCHITECTURE = "LlamaForCausalLM"
+#: Architectures of the Llama family, and whether queries, keys and values have biases.
+_ARCHITECTURES = {"LlamaForCausalLM": False, "MistralForCausalLM": False, "Qwen2ForCausalLM": True}
 _EMBED = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 #: Names in the files by canonical name; those of a layer stand behind ``model.layers.{i}.``.
@@ -33,6 +34,9 @@ _SOURCES = {
     "down": "mlp.down_proj.weight",
     "final_norm": "model.norm.weight",
     "head": _HEAD,
+    "q_bias": "self_attn.q_proj.bias",
+    "k_bias": "self_attn.k_proj.bias",
+    "v_bias": "self_attn.v_proj.bias",
 }
 
 
@@ -43,7 +47,9 @@ class Checkpoint:
     ``tensors`` holds "embed" (vocab, hidden), "final_norm" (hidden,), "head" (vocab, hidden) only
     if not ``tied``, and for each layer i "layers.{i}." followed by "attn_norm", "ffn_norm"
     (hidden,), "q" (heads * head_dim, hidden), "k", "v" (kv_heads * head_dim, hidden), "o"
-    (hidden, heads * head_dim), "gate", "up" (ffn, hidden), "down" (hidden, ffn). All are finite.
+    (hidden, heads * head_dim), "gate", "up" (ffn, hidden), "down" (hidden, ffn), and if ``biased``
+    "q_bias", "k_bias", "v_bias", a number for each output. If RoPE is scaled, "rope_factors"
+    (head_dim / 2,) divide its frequencies. All are finite.
     """
 
     #: Name of the model directory.
@@ -61,6 +67,8 @@ class Checkpoint:
     rope_theta: float
     norm_eps: float
     tied: bool
+    #: Whether queries, keys and values have biases.
+    biased: bool
     tensors: dict[str, NDArray[np.float32]]
     bos: int | None
     eos: tuple[int, ...]
@@ -107,7 +115,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise _error(weights, f"tensor {source!r} is missing", f"there with shape {shape}")
         tensors[name] = _widen(stored.pop(source), shape)
     _check_rest(stored, dimensions.layers, tensors["embed"])
-    return replace(dimensions, tensors=tensors)
+    return replace(dimensions, tensors=tensors | dimensions.tensors)
 
 
 def _error(file: Path, found: str, wanted: str) -> UserError:
@@ -169,10 +177,13 @@ def _read_json(file: Path) -> _Config:
 
 
 def _read_config(file: Path) -> Checkpoint:
-    """Return the checkpoint without its tensors."""
+    """Return the checkpoint without the tensors that stand in files."""
     config = _read_json(file)
-    if config.fields.get("architectures") != [_ARCHITECTURE]:
-        raise config.error("architectures", f"['{_ARCHITECTURE}']")
+    architecture = next(
+        (name for name in _ARCHITECTURES if config.fields.get("architectures") == [name]), None
+    )
+    if architecture is None:
+        raise config.error("architectures", f"a list with one of {', '.join(_ARCHITECTURES)}")
     if config.fields.get("hidden_act") not in (None, "silu"):
         raise config.error("hidden_act", "'silu'")
     for field in ("attention_bias", "mlp_bias"):
@@ -191,6 +202,7 @@ def _read_config(file: Path) -> Checkpoint:
     bos = config.tokens("bos_token_id", vocab)
     if len(bos) > 1:
         raise config.error("bos_token_id", "a single token")
+    theta, factors = _rope(config, head_dim)
     return Checkpoint(
         name=Path(os.path.abspath(file)).parent.name,
         layers=config.count("num_hidden_layers"),
@@ -200,28 +212,61 @@ def _read_config(file: Path) -> Checkpoint:
         head_dim=head_dim,
         ffn=config.count("intermediate_size"),
         vocab=vocab,
-        context=config.count("max_position_embeddings"),
-        rope_theta=_rope_theta(config),
+        context=_context(config),
+        rope_theta=theta,
         norm_eps=config.positive("rms_norm_eps"),
         tied=config.flag("tie_word_embeddings"),
-        tensors={},
+        biased=_ARCHITECTURES[architecture],
+        tensors={} if factors is None else {"rope_factors": factors},
         bos=bos[0] if bos else None,
         eos=config.tokens("eos_token_id", vocab),
     )
 
 
-def _rope_theta(config: _Config) -> float:
-    """Return the base of the RoPE wavelengths; a section of its own overrides the top level."""
+def _context(config: _Config) -> int:
+    """Return the largest number of positions: a window that slides must not begin to."""
+    context = config.count("max_position_embeddings")
+    if config.fields.get("use_sliding_window") is False:
+        return context
+    return min(context, config.count("sliding_window", default=context))
+
+
+def _rope(config: _Config, head_dim: int) -> tuple[float, NDArray[np.float32] | None]:
+    """Return the base of the RoPE wavelengths, and what divides their frequencies if scaled.
+
+    A section of its own overrides the top level.
+    """
     theta = config.positive("rope_theta", default=10000.0)  # Hugging Face's default
+    scaling: _Config | None = None
     for name in ("rope_parameters", "rope_scaling"):
         if not isinstance(config.fields.get(name), dict | None):
             raise config.error(name, "an object")
         section = _Config(config.file, config.fields.get(name) or {}, f"{name}.")
         for field in ("rope_type", "type"):
+            if section.fields.get(field) not in (None, "default", "linear", "llama3"):
+                raise section.error(field, "'default', 'linear' or 'llama3'")
             if section.fields.get(field) not in (None, "default"):
-                raise section.error(field, "'default', for scaled RoPE is not supported")
+                scaling = section
         theta = section.positive("rope_theta", default=theta)
-    return theta
+    return theta, None if scaling is None else _factors(scaling, theta, head_dim)
+
+
+def _factors(scaling: _Config, theta: float, head_dim: int) -> NDArray[np.float32]:
+    """Return what divides each RoPE frequency, as Hugging Face defines it.
+
+    "linear" stretches all wavelengths alike; "llama3" the long ones, none of the short ones, and
+    those in between in part.
+    """
+    half, factor = head_dim // 2, scaling.positive("factor")
+    if "linear" in (scaling.fields.get("rope_type"), scaling.fields.get("type")):
+        return np.full(half, factor, np.float32)
+    low, high = scaling.positive("low_freq_factor"), scaling.positive("high_freq_factor")
+    if low >= high:
+        raise scaling.error("high_freq_factor", f"above low_freq_factor {low:g}")
+    wavelengths = 2 * np.pi * theta ** (np.arange(half) / half)
+    turns = scaling.positive("original_max_position_embeddings") / wavelengths
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
 def _read_weights(directory: Path) -> tuple[Path, dict[str, _Stored]]:
@@ -264,6 +309,7 @@ def layout(dimensions: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, ffn = dimensions.hidden, dimensions.ffn
     queries = dimensions.heads * dimensions.head_dim
     keys = dimensions.kv_heads * dimensions.head_dim
+    biases = ("q_bias", (queries,)), ("k_bias", (keys,)), ("v_bias", (keys,))
     yield "embed", (dimensions.vocab, hidden)
     for layer in range(dimensions.layers):
         for name, shape in (
@@ -276,6 +322,7 @@ def layout(dimensions: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
             ("gate", (ffn, hidden)),
             ("up", (ffn, hidden)),
             ("down", (hidden, ffn)),
+            *(biases if dimensions.biased else ()),
         ):
             yield f"layers.{layer}.{name}", shape
     yield "final_norm", (hidden,)
@@ -320,4 +367,4 @@ def _check_rest(rest: dict[str, _Stored], layers: int, embed: NDArray[np.float32
                 raise stored.error(f"differs from {_EMBED!r}", "equal or absent, if tied")
         # Early Llama files store the RoPE wavelengths, which follow from rope_theta.
         elif not name.endswith(".rotary_emb.inv_freq"):
-            raise stored.error("is unknown", f"one of a {_ARCHITECTURE} of {layers} layers")
+            raise stored.error("is unknown", f"one of a model of {layers} layers")

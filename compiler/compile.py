@@ -1,5 +1,6 @@
 """The compiler's entry: a checkpoint and a configuration become a program."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -52,23 +53,39 @@ def quantised_model(
     UserError
         When the context exceeds the model's.
     """
-    context = checkpoint.context if context is None else context
-    if not 1 <= context <= checkpoint.context:
-        raise UserError(
-            f"{checkpoint.name}: context: found {context}, expected 1 to {checkpoint.context}, "
-            "the positions that the model was made for"
-        )
     quantised = quantise(checkpoint)
-    return QuantisedModel(
+    model = QuantisedModel(
         name=checkpoint.name,
         config=config,
-        model={**quantised.model, "context": context},
-        tensors={
-            name: tensor[:context] if name.startswith("rope.") else tensor
-            for name, tensor in quantised.tensors.items()
-        },
+        model=quantised.model,
+        tensors=quantised.tensors,
         tokenizer=tokenizer,
         chat_template=chat_template,
+    )
+    return model if context is None else with_context(model, context)
+
+
+def with_context(model: QuantisedModel, context: int) -> QuantisedModel:
+    """Return a model for so many positions.
+
+    Raises
+    ------
+    UserError
+        When it was made for fewer.
+    """
+    most = model.model["context"]
+    if not 1 <= context <= most:
+        raise UserError(
+            f"{model.name}: context: found {context}, expected 1 to {most}, the positions that "
+            "the model was made for"
+        )
+    return dataclasses.replace(
+        model,
+        model={**model.model, "context": context},
+        tensors={
+            name: tensor[:context] if name.startswith("rope.") else tensor
+            for name, tensor in model.tensors.items()
+        },
     )
 
 
@@ -78,28 +95,34 @@ def compile_model(
     context: int | None = None,
     tokenizer: str | None = None,
     progress: Progress | None = None,
-    chat_template: str | None = None,
 ) -> Program:
-    """Compile a model for a chip.
+    """Compile a checkpoint for a chip, see ``quantised_model`` and ``schedule_model``."""
+    return schedule_model(quantised_model(checkpoint, config, context, tokenizer), progress)
+
+
+def schedule_model(model: QuantisedModel, progress: Progress | None = None) -> Program:
+    """Compile a model for the chip of its configuration.
 
     Parameters
     ----------
-    checkpoint, config, context, tokenizer, chat_template
-        See ``quantised_model``.
     progress : callable, optional
         Called with (what, done, total).
 
     Raises
     ------
     UserError
-        When the context exceeds the model's, or the model does not fit the chip.
+        When the model does not fit the chip, or has biases.
     """
-    model = quantised_model(checkpoint, config, context, tokenizer, chat_template)
-    positions: int = model.model["context"]
-    image = Image(model, config, positions)
-    _must_fit(image, checkpoint)
+    if model.model["biased"]:
+        raise UserError(
+            f"{model.name}: queries, keys and values have biases, which are not scheduled yet: "
+            "only engine tensor runs it"
+        )
+    config, context = model.config, model.model["context"]
+    image = Image(model, config, context)
+    _must_fit(image, model.name)
     schedules = []
-    sizes = buckets(positions)
+    sizes = buckets(context)
     start = 0
     for done, size in enumerate(sizes):
         if progress:
@@ -109,15 +132,15 @@ def compile_model(
             Decode(plan, image).run()
         except NoFitError as error:
             raise UserError(
-                f"{checkpoint.name}: cannot be scheduled on preset {config.name}: {error}; "
+                f"{model.name}: cannot be scheduled on preset {config.name}: {error}; "
                 "a preset with more ALUs, sets of data slices or MXM entries would do"
             ) from None
-        _must_fit(image, checkpoint)
+        _must_fit(image, model.name)
         schedules.append(emit(plan, start))
         start += max(len(words) for words in schedules[-1].words.values())
     if start > config.imem_words:
         raise UserError(
-            f"{checkpoint.name}: the instructions need {start} words a queue, preset "
+            f"{model.name}: the instructions need {start} words a queue, preset "
             f"{config.name} has {config.imem_words}: use a smaller --context"
         )
     if progress:
@@ -132,17 +155,19 @@ def compile_model(
     )
 
 
-def _must_fit(image: Image, checkpoint: Checkpoint) -> None:
+def _must_fit(image: Image, name: str) -> None:
     missing = image.memory.missing
     if not missing:
         return
     config = image.config
     larger = [
-        name for name in PRESETS if load_config(name).sram_bytes >= config.sram_bytes + missing
+        preset
+        for preset in PRESETS
+        if load_config(preset).sram_bytes >= config.sram_bytes + missing
     ]
     hint = f"preset {larger[0]} would do" if larger else "no preset is large enough"
     raise UserError(
-        f"{checkpoint.name}: does not fit preset {config.name} ({config.sram_bytes} bytes of "
+        f"{name}: does not fit preset {config.name} ({config.sram_bytes} bytes of "
         f"SRAM): {missing} bytes are missing; {hint}"
     )
 

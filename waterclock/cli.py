@@ -3,29 +3,44 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from waterclock import api
+from waterclock.chat import chat
 from waterclock.compiler.check import ScheduleError, check_schedule
-from waterclock.compiler.gguf import SUFFIX as GGUF_SUFFIX
 from waterclock.compiler.report import report as report_of
 from waterclock.compiler.report import tables
+from waterclock.compiler.source import STORY, find_model, is_source
 from waterclock.compiler.trace import trace as trace_of
+from waterclock.conversation import TextStream, question
 from waterclock.fpga.devices import DEVICES, Resources
-from waterclock.isa.config import PRESETS, load_config
+from waterclock.isa.config import load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import queues
 from waterclock.isa.program import Program, QuantisedModel, Schedule, load_program, save_program
 from waterclock.isa.text import disassemble
+from waterclock.sampling import sampler
 from waterclock.sim.engines import Step
+from waterclock.terminal import (
+    Context,
+    Engine,
+    Model,
+    Port,
+    Preset,
+    Seed,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    err,
+    out,
+    with_bar,
+)
 
 app = typer.Typer(
     help="Waterclock: an open Tensor Streaming Processor, from checkpoint to text on RTL.",
@@ -35,28 +50,8 @@ app = typer.Typer(
 )
 fpga = typer.Typer(help="The chip on an FPGA.", no_args_is_help=True)
 app.add_typer(fpga, name="fpga")
+app.command()(chat)
 STORY_TOKENS = 255  #: tokens at most when none are asked for: until the end of the text
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-
-Model = Annotated[
-    Path | None,
-    typer.Argument(
-        help="Hugging Face directory, GGUF or program file; by default the embedded one."
-    ),
-]
-Preset = Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}, or a .yaml file.")]
-
-
-def _with_bar(work: Callable[[Callable[[str, int, int], None]], Any]) -> Any:
-    """Run ``work`` with a progress bar on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def advance(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        return work(advance)
 
 
 @app.command()
@@ -75,10 +70,10 @@ def verilog(
     config = load_config(preset)
     if lint:
         find_verilator()  # before anything that takes time
-    files = _with_bar(lambda bar: write_verilog(config, output, bar))
+    files = with_bar(lambda bar: write_verilog(config, output, bar))
     if lint:
         texts = {path.name: path.read_text(encoding="utf-8") for path in files}
-        _with_bar(lambda bar: lint_parts(texts, bar))
+        with_bar(lambda bar: lint_parts(texts, bar))
     table = Table("file", "bytes", title=f"preset {config.name}")
     for path in files:
         table.add_row(str(path), f"{path.stat().st_size:,}")
@@ -88,14 +83,14 @@ def verilog(
 @app.command(name="compile")
 def compile_(
     output: Annotated[Path, typer.Option("-o", "--output", help="Program file to write.")],
-    model: Model = None,
+    model: Model = STORY,
     preset: Preset = "small",
-    context: Annotated[int | None, typer.Option(help="Positions to provide for.")] = None,
+    context: Context = None,
 ) -> None:
     """Compile a model to a program file."""
-    if model is not None and model.is_file() and model.suffix != GGUF_SUFFIX:
+    if not is_source(find_model(model)):
         raise UserError(f"{model}: found a file, expected a Hugging Face directory or a .gguf file")
-    program = _with_bar(lambda bar: api.compiled(model, preset, context, progress=bar))
+    program = with_bar(lambda bar: api.compiled(model, preset, context, progress=bar))
     save_program(program, output)
     table = Table("context", "cycles a token", "times the limit", "words", title=str(output))
     for schedule in program.schedules:
@@ -141,16 +136,22 @@ def disasm(
 
 @app.command()
 def run(
-    model: Model = None,
+    model: Model = STORY,
     preset: Preset = "small",
-    engine: Annotated[str, typer.Option(help=", ".join(api.ENGINES))] = "rtl",
+    engine: Engine = "rtl",
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
     prompt_ids: Annotated[str | None, typer.Option(help="Token ids, as 1,2,3.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="The prompt is a question.")] = False,
+    system: System = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens to choose.")] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result.")] = None,
     logits: Annotated[Path | None, typer.Option(help="Write logits, .npy.")] = None,
     wave: Annotated[Path | None, typer.Option(help="Record waves, .fst (rtl).")] = None,
-    port: Annotated[str | None, typer.Option(help="Serial port of a board (uart).")] = None,
+    port: Port = None,
 ) -> None:
     """Run a model, token by token, and compare every step with the tensor model."""
     if wave is not None and engine != "rtl":
@@ -161,24 +162,29 @@ def run(
     ids = None if prompt_ids is None else _ids(prompt_ids)
     if prompt is not None and ids is not None:
         raise UserError("prompt: given as text and as ids, expected one of them")
+    if chat and prompt is None:
+        raise UserError("chat: found no question: give one with --prompt")
+    if system is not None and not chat:
+        raise UserError("system: found no conversation: expected --chat beside it")
     api.check_engine(engine)
-    wanted = STORY_TOKENS if tokens is None else tokens
-    hint = wanted + (len(ids) if ids else len((prompt or "").encode()) + 1)
-    program: QuantisedModel
-    if engine == "tensor":
-        program = api.loaded(model, preset)
-    else:
-        program = _with_bar(lambda bar: api.compiled(model, preset, positions=hint, progress=bar))
-    fed = api.encode_prompt(program, prompt, ids)
-    if tokens is None:
-        wanted = max(1, min(wanted, program.model["context"] - len(fed) + 1))
-    shown = _Story(program, fed)
+    choose = sampler(temperature, top_k, top_p, seed)
+    loaded = api.loaded(model, preset)
+    fed = question(loaded, prompt, system) if chat and prompt else None
+    fed = fed or api.encode_prompt(loaded, prompt, ids)
+    wanted = tokens
+    if wanted is None:
+        wanted = max(1, min(STORY_TOKENS, loaded.model["context"] - len(fed) + 1))
+    if engine != "tensor":
+        positions = len(fed) + wanted - 1
+        loaded = with_bar(lambda bar: api.scheduled(loaded, positions, bar))
+    shown = _Story(loaded, fed)
     result = api.run(
-        program,
+        loaded,
         fed,
         wanted,
         engine,
         stop=tokens is None,
+        choose=choose,
         on_step=shown.step,
         wave=wave,
         progress=lambda what: err.print(f"{what} ..."),
@@ -196,24 +202,21 @@ def run(
 class _Story:
     """Prints a text as its tokens come."""
 
-    def __init__(self, program: QuantisedModel, prompt: list[int]):
-        self.tokenizer = api.tokenizer_of(program)
-        self.ids, self.prompt = list(prompt), len(prompt)
-        self.shown = ""
-        self.show()
+    def __init__(self, model: QuantisedModel, prompt: list[int]):
+        tokenizer = api.tokenizer_of(model)
+        self.stream = TextStream(tokenizer) if tokenizer else None
+        self.prompt = len(prompt)
+        self.show(*prompt)
 
     def step(self, position: int, step: Step) -> None:
         if position >= self.prompt - 1:
-            self.ids.append(step.next)
-            self.show()
+            self.show(step.next)
 
-    def show(self) -> None:
-        text = " ".join(map(str, self.ids))
-        if self.tokenizer:
-            text = self.tokenizer.decode(self.ids)
-        if text.startswith(self.shown) and not text.endswith("\ufffd"):
-            print(text[len(self.shown) :], end="", flush=True)
-            self.shown = text
+    def show(self, *tokens: int) -> None:
+        text = (
+            self.stream.add(*tokens) if self.stream else "".join(f"{number} " for number in tokens)
+        )
+        print(text, end="", flush=True)
 
 
 def _ids(text: str) -> list[int]:

@@ -115,6 +115,7 @@ def test_dimensions_are_read(model):
         rope_theta=10000.0,
         norm_eps=1e-5,
         tied=True,
+        biased=False,
         tensors={},
         bos=1,
         eos=(2,),
@@ -221,6 +222,79 @@ def test_head_dim_and_kv_heads_default_to_those_of_plain_attention(model):
     assert (checkpoint.heads, checkpoint.kv_heads, checkpoint.head_dim) == (2, 2, 4)
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize("section", ["rope_scaling", "rope_parameters"])
+def test_long_wavelengths_of_llama_3_are_stretched(model, section):
+    change_config(model, head_dim=32, rope_theta=500000.0, **{section: LLAMA3})
+    change_tensors(model, lambda t: t.update({k: np.ones((192, 8), np.float32) for k in t
+                                              if "q_proj" in k}))  # fmt: skip
+    change_tensors(model, lambda t: t.update({k: np.ones((64, 8), np.float32) for k in t
+                                              if "k_proj" in k or "v_proj" in k}))  # fmt: skip
+    change_tensors(model, lambda t: t.update({k: np.ones((8, 192), np.float32) for k in t
+                                              if "o_proj" in k}))  # fmt: skip
+    factors = load_checkpoint(model).tensors["rope_factors"]
+    wavelengths = 2 * np.pi * 500000.0 ** (np.arange(16) / 16)
+    assert (factors[wavelengths < 2048] == 1).all()
+    assert (factors[wavelengths > 8192] == 8).all()
+    between = (wavelengths > 2048) & (wavelengths < 8192)
+    smooth = (8192 / wavelengths[between] - 1) / 3
+    np.testing.assert_allclose(factors[between], 1 / ((1 - smooth) / 8 + smooth), rtol=1e-6)
+    assert between.any()
+
+
+def test_all_wavelengths_are_stretched_alike(model):
+    change_config(model, rope_scaling={"type": "linear", "factor": 4})
+    assert load_checkpoint(model).tensors["rope_factors"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("factor", ..., "a positive number"),
+        ("low_freq_factor", 0, "a positive number"),
+        ("high_freq_factor", 0.5, "above low_freq_factor 1"),
+        ("original_max_position_embeddings", None, "a positive number"),
+    ],
+)
+def test_unusable_scaling_is_refused(model, field, value, wanted):
+    section = {k: v for k, v in (LLAMA3 | {field: value}).items() if v is not ...}
+    change_config(model, rope_scaling=section)
+    found = "missing" if value in (..., None) else repr(value)
+    assert refusal(model) == f"config.json: rope_scaling.{field} is {found}; it must be {wanted}"
+
+
+def test_biases_of_qwen2_are_read(model):
+    change_config(model, architectures=["Qwen2ForCausalLM"], use_sliding_window=False,
+                  sliding_window=4)  # fmt: skip
+    name = "model.layers.1.self_attn.k_proj.bias"
+    assert refusal(model).startswith("model.safetensors: tensor 'model.layers.0.self_attn.q_proj")
+    sizes = {"q": 24, "k": 8, "v": 8}
+    biases = {
+        f"model.layers.{layer}.self_attn.{part}_proj.bias": np.arange(size, dtype=np.float32)
+        for layer in range(2)
+        for part, size in sizes.items()
+    }
+    change_tensors(model, lambda tensors: tensors.update(biases))
+    checkpoint = load_checkpoint(model)
+    assert checkpoint.biased
+    assert checkpoint.context == 256
+    assert np.array_equal(checkpoint.tensors["layers.1.k_bias"], biases[name])
+
+
+@pytest.mark.parametrize(("window", "context"), [(None, 256), (100, 100), (1000, 256)])
+def test_mistral_has_the_positions_of_its_window(model, window, context):
+    change_config(model, architectures=["MistralForCausalLM"], sliding_window=window)
+    assert load_checkpoint(model).context == context
+
+
 COUNTS = [
     "hidden_size",
     "intermediate_size",
@@ -239,7 +313,8 @@ def test_counts_that_are_not_positive_integers_are_refused(model, field, value):
     assert refusal(model) == f"config.json: {field} is {found}; it must be a positive integer"
 
 
-UNSCALED = "'default', for scaled RoPE is not supported"
+ARCHITECTURES = "a list with one of LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM"
+SCALINGS = "'default', 'linear' or 'llama3'"
 UNBIASED = "false: projections with a bias are not supported"
 TOKENS = "null, a token below vocab_size 10 or a list of them"
 
@@ -247,8 +322,10 @@ TOKENS = "null, a token below vocab_size 10 or a list of them"
 @pytest.mark.parametrize(
     ("field", "value", "wanted"),
     [
-        ("architectures", ["MixtralForCausalLM"], "['LlamaForCausalLM']"),
-        ("architectures", ..., "['LlamaForCausalLM']"),
+        ("architectures", ["MixtralForCausalLM"], ARCHITECTURES),
+        ("architectures", ["LlamaForCausalLM", "Qwen2ForCausalLM"], ARCHITECTURES),
+        ("architectures", "LlamaForCausalLM", ARCHITECTURES),
+        ("architectures", ..., ARCHITECTURES),
         ("hidden_act", "gelu", "'silu'"),
         ("attention_bias", True, UNBIASED),
         ("mlp_bias", True, UNBIASED),
@@ -265,8 +342,9 @@ TOKENS = "null, a token below vocab_size 10 or a list of them"
         ("rope_theta", False, "a positive number"),
         ("rope_parameters", 7, "an object"),
         ("rope_parameters.rope_theta", "x", "a positive number"),
-        ("rope_parameters.rope_type", "llama3", UNSCALED),
-        ("rope_scaling.type", "linear", UNSCALED),
+        ("rope_parameters.rope_type", "yarn", SCALINGS),
+        ("rope_scaling.type", "dynamic", SCALINGS),
+        ("sliding_window", 0, "a positive integer"),
         ("bos_token_id", 10, TOKENS),
         ("bos_token_id", [1, 2], "a single token"),
         ("eos_token_id", [2, -1], TOKENS),
@@ -376,7 +454,7 @@ def put(name: str, alter: Callable[[np.ndarray], np.ndarray]) -> Callable[[Tenso
         ),
         (
             lambda t: t.update({"q.bias\n": t[NORM]}),
-            r"'q.bias\n' is unknown; it must be one of a LlamaForCausalLM of 2 layers",
+            r"'q.bias\n' is unknown; it must be one of a model of 2 layers",
         ),
         (
             lambda t: t.update({HEAD: t[EMBED] + 1}),

@@ -1,6 +1,7 @@
 """GGUF files: the same weights as in the Hugging Face directory, and one line for each bad one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -10,12 +11,14 @@ from gguf import GGMLQuantizationType as Kind
 from models import write_random_llama
 
 from waterclock.compiler.checkpoint import Checkpoint, load_checkpoint
-from waterclock.compiler.gguf import gguf_tokenizer, load_gguf
+from waterclock.compiler.gguf import load_gguf, open_gguf
+from waterclock.compiler.gguf_tokenizer import gguf_chat_template, gguf_tokenizer
 from waterclock.isa.errors import UserError
 
 NAMES = {
     "attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output",
     "ffn_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
+    "q_bias": "attn_q.bias", "k_bias": "attn_k.bias", "v_bias": "attn_v.bias",
 }  # fmt: skip
 TEXT = "Once upon a time, in 2024, a café ..."
 
@@ -50,6 +53,7 @@ def write(
     change: Callable[[dict[str, np.ndarray]], object] = lambda tensors: None,
     architecture: str = "llama",
     model: str = "gpt2",
+    extra: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
 ) -> Path:
     """Write a checkpoint as GGUF, matrices in the quantisation ``kind``."""
     writer = gguf.GGUFWriter(file, architecture)
@@ -79,18 +83,22 @@ def write(
     tensors["output_norm"] = checkpoint.tensors["final_norm"]
     for layer in range(checkpoint.layers):
         for ours, theirs in NAMES.items():
+            if f"layers.{layer}.{ours}" not in checkpoint.tensors:
+                continue
             values = checkpoint.tensors[f"layers.{layer}.{ours}"]
-            if ours in "qk":
+            if ours in "qk" and architecture == "llama":
                 heads = checkpoint.heads if ours == "q" else checkpoint.kv_heads
                 values = _interleaved(values, heads)
             tensors[f"blk.{layer}.{theirs}"] = values
     change(tensors)
+    extra(writer)
     for name, values in tensors.items():
+        whole = name if name.endswith(".bias") else f"{name}.weight"
         if values.ndim == 1 or kind == Kind.F32:
-            writer.add_tensor(f"{name}.weight", np.ascontiguousarray(values))
+            writer.add_tensor(whole, np.ascontiguousarray(values))
         else:
             data = gguf.quantize(np.ascontiguousarray(values), kind)
-            writer.add_tensor(f"{name}.weight", data, raw_dtype=kind)
+            writer.add_tensor(whole, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -99,7 +107,7 @@ def write(
 
 
 def test_float_file_has_the_weights_of_the_directory(tmp_path: Path, checkpoint: Checkpoint):
-    found = load_gguf(write(tmp_path / "tiny.gguf", checkpoint))
+    found = load_gguf(open_gguf(write(tmp_path / "tiny.gguf", checkpoint)))
     assert found.tensors.keys() == checkpoint.tensors.keys()
     for name, values in checkpoint.tensors.items():
         np.testing.assert_array_equal(found.tensors[name], values, name)
@@ -115,7 +123,7 @@ def test_float_file_has_the_weights_of_the_directory(tmp_path: Path, checkpoint:
 def test_quantised_file_has_the_weights_within_its_steps(
     tmp_path: Path, checkpoint: Checkpoint, kind: Kind, steps: int
 ):
-    found = load_gguf(write(tmp_path / "tiny.gguf", checkpoint, kind))
+    found = load_gguf(open_gguf(write(tmp_path / "tiny.gguf", checkpoint, kind)))
     for name, values in checkpoint.tensors.items():
         error = np.abs(found.tensors[name] - values).max()
         assert error <= np.abs(values).max() * 2 / steps, name
@@ -124,7 +132,7 @@ def test_quantised_file_has_the_weights_within_its_steps(
 
 def test_byte_level_tokenizer_goes_there_and_back(tmp_path: Path, checkpoint: Checkpoint):
     file = write(tmp_path / "tiny.gguf", checkpoint)
-    tokenizer = gguf_tokenizer(file)
+    tokenizer = gguf_tokenizer(open_gguf(file))
     ids = tokenizer.encode(TEXT).ids
     assert tokenizer.decode(ids) == TEXT
     assert tokenizer.token_to_id("Ġt") in ids  # a merge was used
@@ -132,10 +140,80 @@ def test_byte_level_tokenizer_goes_there_and_back(tmp_path: Path, checkpoint: Ch
 
 
 def test_sentence_piece_tokenizer_merges_by_score(tmp_path: Path, checkpoint: Checkpoint):
-    tokenizer = gguf_tokenizer(write(tmp_path / "tiny.gguf", checkpoint, model="llama"))
-    assert tokenizer.encode("once").tokens == ["▁on", "ce"]
-    assert tokenizer.encode("é").tokens == ["▁", "<0xC3>", "<0xA9>"]
+    file = open_gguf(write(tmp_path / "tiny.gguf", checkpoint, model="llama"))
+    tokenizer = gguf_tokenizer(file)
+    assert tokenizer.encode("once").tokens == ["<s>", "▁on", "ce"]
+    assert tokenizer.encode("é", add_special_tokens=False).tokens == ["▁", "<0xC3>", "<0xA9>"]
     assert tokenizer.decode(tokenizer.encode("once é").ids) == "once é"
+
+
+@pytest.mark.parametrize(
+    ("pre", "words"),
+    [
+        ("default", ["a", "Ġ123", "+", "b", "ĠĠ", "Ġc", "'ll"]),
+        ("smollm", ["a", "Ġ", "1", "2", "3", "+", "b", "ĠĠ", "Ġc", "'ll"]),
+        ("llama-bpe", ["a", "Ġ", "123", "+b", "ĠĠ", "Ġc", "'ll"]),
+        ("qwen2", ["a", "Ġ", "1", "2", "3", "+b", "ĠĠ", "Ġc", "'ll"]),
+    ],
+)
+def test_byte_level_tokenizer_splits_as_the_file_says(
+    tmp_path: Path, checkpoint: Checkpoint, pre: str, words: list[str]
+):
+    def extra(writer: gguf.GGUFWriter) -> None:
+        writer.add_tokenizer_pre(pre)
+        writer.add_add_bos_token(True)
+        writer.add_chat_template("{{ messages }}")
+
+    file = open_gguf(write(tmp_path / "tiny.gguf", checkpoint, extra=extra))
+    tokenizer = gguf_tokenizer(file)
+    assert tokenizer.pre_tokenizer is not None
+    found = [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str("a 123+b   c'll")]
+    assert found == words
+    assert tokenizer.encode("a").ids[0] == 1
+    assert gguf_chat_template(file) == "{{ messages }}"
+
+
+def test_biases_of_qwen2_are_read_and_its_rows_left_alone(tmp_path: Path, checkpoint: Checkpoint):
+    rng = np.random.default_rng(7)
+    biases = {
+        f"layers.{layer}.{name}_bias": rng.normal(0, 1, size).astype(np.float32)
+        for layer in range(2)
+        for name, size in {"q": 64, "k": 32, "v": 32}.items()
+    }
+    wanted = replace(checkpoint, biased=True, tensors=checkpoint.tensors | biases)
+    found = load_gguf(open_gguf(write(tmp_path / "tiny.gguf", wanted, architecture="qwen2")))
+    assert found.biased
+    assert found.tensors.keys() == wanted.tensors.keys()
+    for name, values in wanted.tensors.items():
+        np.testing.assert_array_equal(found.tensors[name], values, name)
+
+
+def test_scaled_rope_is_read(tmp_path: Path, checkpoint: Checkpoint):
+    factors = np.linspace(1, 8, 8, dtype=np.float32)
+    file = write(
+        tmp_path / "tiny.gguf", checkpoint, change=lambda t: t.update({"rope_freqs": factors})
+    )
+    np.testing.assert_array_equal(load_gguf(open_gguf(file)).tensors["rope_factors"], factors)
+
+    def linear(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(4.0)
+
+    file = write(tmp_path / "tiny.gguf", checkpoint, extra=linear)
+    assert load_gguf(open_gguf(file)).tensors["rope_factors"].tolist() == [4.0] * 8
+
+    def yarn(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+
+    file = write(tmp_path / "tiny.gguf", checkpoint, extra=yarn)
+    with pytest.raises(UserError, match=r"rope.scaling.type is 'yarn'; it must be 'none' or"):
+        load_gguf(open_gguf(file))
+
+
+def test_foreign_split_is_refused(tmp_path: Path, checkpoint: Checkpoint):
+    file = write(tmp_path / "bad.gguf", checkpoint, extra=lambda w: w.add_tokenizer_pre("tekken"))
+    with pytest.raises(UserError, match=r"tokenizer.ggml.pre is 'tekken'; it must be one of def"):
+        gguf_tokenizer(open_gguf(file))
 
 
 def _damaged(tmp_path: Path, checkpoint: Checkpoint, damage: str) -> Path:
@@ -171,7 +249,7 @@ def _damaged(tmp_path: Path, checkpoint: Checkpoint, damage: str) -> Path:
         ("missing", r"cannot be read \(No such file"),
         ("foreign", r"is damaged or no GGUF file"),
         ("truncated", r"is damaged or no GGUF file"),
-        ("architecture", r"general.architecture is 'mamba'; it must be one of llama"),
+        ("architecture", r"general.architecture is 'mamba'; it must be one of llama, qwen2"),
         (
             "quantisation",
             r"tensor 'token_embd.weight' has quantisation Q5_0; it must be one of F32",
@@ -187,11 +265,11 @@ def test_bad_file_is_one_clear_line(
 ):
     file = _damaged(tmp_path, checkpoint, damage)
     with pytest.raises(UserError, match=rf"^\S+bad.gguf: {message}") as found:
-        load_gguf(file)
+        load_gguf(open_gguf(file))
     assert "\n" not in str(found.value)
 
 
 def test_tokenizer_of_another_kind_is_refused(tmp_path: Path, checkpoint: Checkpoint):
     file = write(tmp_path / "bad.gguf", checkpoint, model="bert")
     with pytest.raises(UserError, match=r"tokenizer.ggml.model is 'bert'; it must be 'gpt2' or"):
-        gguf_tokenizer(file)
+        gguf_tokenizer(open_gguf(file))

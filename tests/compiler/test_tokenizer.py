@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from waterclock.compiler.tokenizer import load_tokenizer
+from waterclock.compiler.tokenizer import load_chat_template, load_tokenizer
 from waterclock.isa.errors import UserError
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260K"
@@ -73,3 +73,34 @@ def test_prompts_become_the_ids_recorded_from_hugging_face():
     assert tokenizer is not None
     for run in json.loads((STORIES / "reference.json").read_text(encoding="utf-8"))["runs"]:
         assert tokenizer.encode(run["prompt"]).ids == run["prompt_ids"]
+
+
+def test_chat_template_is_found_in_any_of_its_places(tmp_path):
+    assert load_chat_template(tmp_path) is None
+    config = tmp_path / "tokenizer_config.json"
+    for content, expected in (
+        ({}, None),
+        ({"chat_template": "{{ a }}"}, "{{ a }}"),
+        (
+            {
+                "chat_template": [
+                    {"name": "tool_use", "template": "{{ t }}"},
+                    {"name": "default", "template": "{{ d }}"},
+                ]
+            },
+            "{{ d }}",
+        ),
+    ):
+        config.write_text(json.dumps(content))
+        assert load_chat_template(tmp_path) == expected
+    (tmp_path / "chat_template.jinja").write_text("{{ own }}")
+    assert load_chat_template(tmp_path) == "{{ own }}"
+
+
+@pytest.mark.parametrize("content", ["{", "\udc80", '{"chat_template": 5}'])
+def test_unusable_chat_template_is_refused(tmp_path, content):
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(content, errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"^{file}: .*; it must be") as caught:
+        load_chat_template(tmp_path)
+    assert "\n" not in str(caught.value)
