@@ -65,7 +65,8 @@ def _run(issues: Sequence[Issue], index: int) -> tuple[int, int, int] | None:
     if type(second.op) is not type(first.op) or distance > LONGEST_DISTANCE:
         return None
     if spec is not None:
-        stride = getattr(second.op, spec.name) - getattr(first.op, spec.name)
+        mask = (1 << spec.bits) - 1
+        stride = (second.op.encode() >> spec.low & mask) - (first.op.encode() >> spec.low & mask)
         if abs(stride) > LONGEST_STRIDE:
             return None
     count = 0
