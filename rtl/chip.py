@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The chip: every slice on the floor plan, the queues that drive them, and the host port.
 
 Everything that repeats is an instance of a part that is converted once (``chip_parts``), so that

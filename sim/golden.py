@@ -6,41 +6,63 @@ ripple of the superlanes cancels between units and shows only in latencies.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from waterclock.isa.config import Config
-from waterclock.isa.floorplan import Hemisphere, queues
+from waterclock.isa.floorplan import Hemisphere, columns, queues
 from waterclock.isa.program import Port as TensorPort
 from waterclock.isa.program import Program, Schedule
-from waterclock.isa.sequence import expand
-from waterclock.isa.spec import Instruction, decode
 from waterclock.isa.streams import ID_BITS
 from waterclock.sim.mem import MEMSlice, Paths
 from waterclock.sim.mxm import Plane
+from waterclock.sim.plan import LONGEST, Event, plan
 from waterclock.sim.port import Hazard
 from waterclock.sim.sxm import SXM
 from waterclock.sim.vxm import VXM
 
-Execute = Callable[[int, Instruction, "Column"], None]
+Execute = Callable[[int, Any, "Column"], None]
+Slot = tuple[int, list[tuple[int, NDArray[np.uint8]]]]
+
+NOTHING = -1 << 62  #: no diagonal
+LATEST = 64  #: cycles beyond the latency of every instruction
 
 
 class Streams:
     """All stream registers of the chip, as diagonals.
 
-    ``held[code][diagonal]`` lists (column, vector) of every producer on that diagonal.
+    A slot of ``held[code]`` serves one diagonal after the other: it names the one that it has
+    now and lists (column, vector) of every producer on it.
     """
 
     def __init__(self, config: Config):
-        self.number = config.streams
+        # Diagonals that are about at one time: what flows, and what was driven ahead.
+        self.slots = 1 << (2 * columns(config) + LONGEST + LATEST).bit_length()
         self.clear()
 
     def clear(self) -> None:
         """Forget everything that flows."""
-        self.held: list[dict[int, list[tuple[int, NDArray[np.uint8]]]]] = [
-            {} for _ in range(2 << ID_BITS)
+        self.held: list[list[Slot]] = [
+            [(NOTHING, []) for _ in range(self.slots)] for _ in range(2 << ID_BITS)
         ]
+
+    def put(self, code: int, diagonal: int, column: int, vector: NDArray[np.uint8]) -> bool:
+        """Add a producer; return whether there is one in that column already."""
+        slots, place = self.held[code], diagonal & self.slots - 1
+        found, entries = slots[place]
+        if found != diagonal:
+            slots[place] = diagonal, [(column, vector)]
+            return False
+        double = any(entry[0] == column for entry in entries)
+        entries.append((column, vector))
+        return double
+
+    def on(self, code: int, diagonal: int) -> list[tuple[int, NDArray[np.uint8]]]:
+        """Return the producers on a diagonal."""
+        found, entries = self.held[code][diagonal & self.slots - 1]
+        return entries if found == diagonal else []
 
 
 class Column:
@@ -67,7 +89,7 @@ class Column:
         found = []
         for stream in range(code, code + span):
             best: tuple[int, NDArray[np.uint8]] | None = None
-            for entry in self.streams.held[stream].get(diagonal, ()):
+            for entry in self.streams.on(stream, diagonal):
                 if east:
                     if entry[0] <= self.column and (best is None or entry[0] > best[0]):
                         best = entry
@@ -84,13 +106,19 @@ class Column:
     def drive(self, code: int, data: NDArray[np.uint8], latency: int) -> None:
         """Put ``data`` (span, vector) uint8 on the streams ``latency`` cycles from now."""
         self._check(code, len(data))
-        time = self.cycle + latency
-        diagonal = time - self.column if code < 1 << ID_BITS else time + self.column
         for offset, vector in enumerate(data):
-            entries = self.streams.held[code + offset].setdefault(diagonal, [])
-            if entries and any(entry[0] == self.column for entry in entries):
-                raise Hazard(f"cycle {time}: {self.name}: two producers of one stream")
-            entries.append((self.column, vector))
+            self._put(code + offset, self.cycle + latency, vector)
+
+    def drive_each(self, code: int, data: NDArray[np.uint8], latency: int) -> None:
+        """Put ``data`` (cycles, vector) uint8 on a stream, from ``latency`` cycles hence on."""
+        self._check(code, 1)
+        for time, vector in enumerate(data, self.cycle + latency):
+            self._put(code, time, vector)
+
+    def _put(self, code: int, time: int, vector: NDArray[np.uint8]) -> None:
+        diagonal = time - self.column if code < 1 << ID_BITS else time + self.column
+        if self.streams.put(code, diagonal, self.column, vector):
+            raise Hazard(f"cycle {time}: {self.name}: two producers of one stream")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +169,7 @@ class Golden:
             for plane in range(config.planes)
         }
         self.sxm = {side: SXM(config, side) for side in Hemisphere if config.sxm}
-        self._plans: dict[int, tuple[list[tuple[int, int, Instruction]], int]] = {}
+        self._plans: dict[int, tuple[list[Event], int]] = {}
         self._ports = [
             Column(self.streams, config, queue.column, queue.name) for queue in queues(config)
         ]
@@ -157,25 +185,12 @@ class Golden:
             return self.planes[queue.hemisphere, queue.unit].execute
         return self.sxm[queue.hemisphere].execute
 
-    def _plan(self, schedule: Schedule) -> tuple[list[tuple[int, int, Instruction]], int]:
-        """Return the issues in order of cycles, and the cycle in which the last queue halts."""
+    def _plan(self, schedule: Schedule) -> tuple[list[Event], int]:
+        """Return the schedule's plan, made once."""
         known = self._plans.get(id(schedule))
-        if known:
-            return known
-        issues = expand(self.config, schedule.words)
-        events: list[tuple[int, int, Instruction]] = []
-        for index, found in issues.items():
-            kind = queues(self.config)[index].kind
-            ops: dict[int, Instruction] = {}
-            for cycle, word in zip(found.cycles.tolist(), found.words.tolist(), strict=True):
-                op = ops.get(word)
-                if op is None:
-                    op = ops[word] = decode(kind, word)
-                events.append((cycle, index, op))
-        events.sort(key=lambda event: event[:2])
-        halt = max((found.halt for found in issues.values()), default=0)
-        self._plans[id(schedule)] = events, halt
-        return events, halt
+        if known is None:
+            known = self._plans[id(schedule)] = plan(self.config, schedule)
+        return known
 
     def run(self, schedule: Schedule) -> Run:
         """Execute a schedule from launch to done.

@@ -1,5 +1,7 @@
 """Golden MEM slice: two banks, a read port and a write port."""
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,14 @@ from waterclock.isa.streams import Direction, direction_of, stream_text
 from waterclock.sim.port import Hazard, Port
 
 NEVER = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Reads:
+    """A Read of one slice in each of some cycles, one after the other, onto one stream."""
+
+    addresses: NDArray[np.int64]
+    dst: int
 
 
 class Paths:
@@ -90,8 +100,8 @@ class MEMSlice:
         """Return the (vector,) uint8 at an address, outside any schedule."""
         return self._rows[row].reshape(-1).copy()
 
-    def execute(self, cycle: int, op: Instruction, port: Port) -> None:
-        """Execute the instruction of one port issued in ``cycle``.
+    def execute(self, cycle: int, op: Instruction | Reads, port: Port) -> None:
+        """Execute the instruction of one port issued in ``cycle``, or all from ``cycle`` on.
 
         Raises
         ------
@@ -101,6 +111,8 @@ class MEMSlice:
             an impossible map.
         """
         match op:
+            case Reads():
+                self._read(cycle, op, port)
             case mem.Read():
                 address = op.addr
                 self._claim(cycle, op, address, address)
@@ -132,6 +144,18 @@ class MEMSlice:
                 self.writes.append((cycle, places[0] if same else places, data))
             case _:
                 raise self._hazard(cycle, op, "is no instruction of a MEM slice")
+
+    def _read(self, cycle: int, reads: Reads, port: Port) -> None:
+        """Execute Reads; nothing else of the slice is executed in their cycles."""
+        addresses = reads.addresses
+        if addresses.max() >= self.config.depth or not self._written[addresses].all():
+            for offset, address in enumerate(addresses.tolist()):
+                op = mem.Read(addr=address, dst=reads.dst)
+                self._claim(cycle + offset, op, address, address)
+                if not self._written[address].all():
+                    raise self._hazard(cycle + offset, op, f"address {address} was never written")
+        data = self._rows[addresses].reshape(len(addresses), -1)
+        port.drive_each(reads.dst, data, mem.read_latency(self.config))
 
     def _addresses(self, cycle: int, op: mem.Gather | mem.Scatter, port: Port) -> NDArray[np.int64]:
         """Return the address in each superlane and claim their banks."""

@@ -165,13 +165,15 @@ class Plane:
 
     def _check_streams(self, op: LW | ABL | ACC, code: int, span: int, way: Direction) -> None:
         """Check a stream operand: its direction, its alignment, and that its streams exist."""
-        text = f"{op.mnemonic}: stream {stream_text(code)}"
+        wrong = ""
         if direction_of(code) != way:
-            raise self._hazard(f"{text}: must flow {way.name.lower()}")
-        if not isinstance(op, LW) and number_of(code) % span:
-            raise self._hazard(f"{text}: must be a multiple of {span}")
-        if number_of(code) + span > self.config.streams:
-            raise self._hazard(f"{text}: {span} of {self.config.streams} streams end beyond them")
+            wrong = f"must flow {way.name.lower()}"
+        elif not isinstance(op, LW) and number_of(code) % span:
+            wrong = f"must be a multiple of {span}"
+        elif number_of(code) + span > self.config.streams:
+            wrong = f"{span} of {self.config.streams} streams end beyond them"
+        if wrong:
+            raise self._hazard(f"{op.mnemonic}: stream {stream_text(code)}: {wrong}")
 
     def _check_entry(self, op: ABL | ABC | ACC, what: str, entry: int, entries: int) -> None:
         if entry >= entries:

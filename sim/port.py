@@ -32,3 +32,15 @@ class Port(Protocol):
             When another producer drives one of them at the same column in the same cycle.
         """
         ...
+
+    def drive_each(self, code: int, data: NDArray[np.uint8], latency: int) -> None:
+        """Put ``data`` (cycles, vector) uint8 on stream ``code``, one vector a cycle.
+
+        The first comes ``latency`` cycles hence.
+
+        Raises
+        ------
+        Hazard
+            As ``drive``.
+        """
+        ...
