@@ -8,13 +8,16 @@ used once takes a new tile every ``vector / load_streams`` cycles: the rate of t
 import dataclasses
 from collections.abc import Sequence
 
-from waterclock.compiler.fabric import mask_of
+from waterclock.compiler.fabric import Trial, mask_of
 from waterclock.compiler.plan import Act, NoFitError, Plan, first_cycle
 from waterclock.isa import mem, mxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column
 from waterclock.isa.streams import stream
 
 TRIES = 20000
+MOST = 1024  #: steps that are tried at once
+
+PlaneKey = tuple[Hemisphere, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Tile:
     row: int
     order: mxm.Order = mxm.Order.ROWS
     ready: int = 0  #: first cycle in which a Read may be issued
+    slices: tuple[int, ...] = ()  #: where it lies, if not in the plane's own weight slices
+    stride: int = 0  #: rows to the next layer's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,83 +74,162 @@ def run_steps(
     ``sums`` carries the accumulators from call to call and in the end tells each one's value
     number and the first cycle in which ACC may be issued.
     """
-    for step in steps:
-        _run_step(plan, side, plane, step, sums, earliest)
+    done = 0
+    while done < len(steps):
+        done += _run_burst(plan, (side, plane), steps[done:], sums, earliest)
 
 
-def _run_step(
-    plan: Plan, side: Hemisphere, plane: int, step: Step, sums: Sums, earliest: int
-) -> None:
+def _run_burst(plan: Plan, key: PlaneKey, steps: Sequence[Step], sums: Sums, earliest: int) -> int:
+    """Schedule as many steps as go one after the other at full rate; return how many."""
     config = plan.config
-    key = (side, plane)
-    loads = config.vector // config.load_streams
-    delay = mxm.acc_delay(config)
-    column = mxm_column(config, side)
-    slices = plan.memory.plane_slices(plane)
-    read = mem.read_latency(config)
-    hops = [abs(column - mem_column(config, side, index)) for index in slices]
+    pace = max(config.vector // config.load_streams, config.digits)
+    first = _bound(plan, key, steps[0], earliest)
+    count, most = 1, min(len(steps), MOST)
+    while count < most and _follows(plan, key, steps, count, first + count * pace, pace):
+        count += 1
+    while count > 1:
+        trial = plan.trial()
+        if _claim(plan, key, steps[:count], first, pace, trial):
+            _issue(plan, key, steps[:count], first, pace, trial, sums)
+            return count
+        count //= 2
+    for start in range(first, first + TRIES):
+        trial = plan.trial()
+        if _claim(plan, key, steps[:1], start, pace, trial):
+            _issue(plan, key, steps[:1], start, pace, trial, sums)
+            return 1
+    raise NoFitError(f"{plan.operations[plan.operation]}: no room for a tile of weights")
+
+
+def _follows(
+    plan: Plan, key: PlaneKey, steps: Sequence[Step], index: int, cycle: int, pace: int
+) -> bool:
+    """Tell whether a step is ready in ``cycle`` and its tile stands behind the one before."""
+    before, step, loads = (
+        steps[index - 1],
+        steps[index],
+        plan.config.vector // plan.config.load_streams,
+    )
+    tile, last = step.tile, before.tile
+    return (
+        tile.row == last.row + loads
+        and tile.value == last.value + 1
+        and (tile.slices, tile.stride, tile.order) == (last.slices, last.stride, last.order)
+        and len(before.uses) * plan.config.digits <= pace
+        and _ready(plan, key, step) <= cycle
+    )
+
+
+def _bound(plan: Plan, key: PlaneKey, step: Step, earliest: int) -> int:
+    """Return the first cycle in which the first ABC of a step may be issued."""
+    config = plan.config
     # IW comes as late after the first ABC as it may, and the last LW one cycle before IW.
     late = mxm.weights_at(config) - 1
-    # The cycle of the first ABC.
-    bound = max(
+    loads = config.vector // config.load_streams
+    return max(
         earliest,
-        first_cycle(config) + read + max(hops) + loads + 1 - late,
-        step.tile.ready + read + max(hops) + loads - late,
+        _ready(plan, key, step),
         plan.last_abc[key] + config.digits,
         plan.installed[key] + loads - late,
-        _uses_bound(plan, key, step, config.digits, delay),
     )
+
+
+def _ready(plan: Plan, key: PlaneKey, step: Step) -> int:
+    """Return when the operands of a step are ready: its tile, activations and accumulators."""
+    config, (side, plane) = plan.config, key
+    slices = step.tile.slices or plan.memory.plane_slices(plane)
+    column = mxm_column(config, side)
+    farthest = max(abs(column - mem_column(config, side, index)) for index in slices)
+    loads, late = config.vector // config.load_streams, mxm.weights_at(config) - 1
+    return max(
+        max(step.tile.ready, first_cycle(config) + 1)
+        + mem.read_latency(config) + farthest + loads - late,
+        _uses_bound(plan, key, step, config.digits, mxm.acc_delay(config)),
+    )  # fmt: skip
+
+
+def _claim(
+    plan: Plan, key: PlaneKey, steps: Sequence[Step], start: int, pace: int, trial: Trial
+) -> bool:
+    """Claim the reads and streams of steps whose first ABC is issued in ``start``."""
+    config, (side, plane) = plan.config, key
+    loads, late = config.vector // config.load_streams, mxm.weights_at(config) - 1
+    tile = steps[0].tile
+    slices = tile.slices or plan.memory.plane_slices(plane)
+    column = mxm_column(config, side)
+    begin = start + late - loads
+    times = [begin + i * pace + j for i in range(len(steps)) for j in range(loads)]
+    rows = [step.tile.row + j for step in steps for j in range(loads)]
+    again = (plan.repetitions - 1) * tile.stride
+    mask = mask_of(times)
+    starts = [(offset, mem_column(config, side, index)) for offset, index in enumerate(slices)]
     number = plane * config.load_streams
-    for start in range(bound, bound + TRIES):
-        trial = plan.trial()
-        times = [start + late - loads + j for j in range(loads)]
-        mask = mask_of(times)
-        starts = [(offset, mem_column(config, side, index)) for offset, index in enumerate(slices)]
-        rows = [step.tile.row + j for j in range(loads)]
-        fits = all(
-            trial.claim_rows("read", (side, index), rows, [t - hop - read for t in times])
-            for index, hop in zip(slices, hops, strict=True)
-        )
-        if fits and trial.stream_free(side.outward, number, starts, column, mask):
-            break
-    else:
-        raise NoFitError(f"{plan.operations[plan.operation]}: no room for a tile of weights")
+    if not trial.stream_free(side.outward, number, starts, column, mask):
+        return False
+    for index in slices:
+        early = abs(column - mem_column(config, side, index)) + mem.read_latency(config)
+        if not trial.claim_run("read", (side, index), rows, mask >> early, again):
+            return False
     trial.claim_streams(side.outward, number, starts, column, mask)
+    return True
+
+
+def _issue(
+    plan: Plan,
+    key: PlaneKey,
+    steps: Sequence[Step],
+    start: int,
+    pace: int,
+    trial: Trial,
+    sums: Sums,
+) -> None:
+    """Issue steps that were claimed."""
+    config, (side, plane) = plan.config, key
     trial.commit()
-    code = stream(side.outward, number)
-    for row, time in zip(rows, times, strict=True):
-        for offset, (index, hop) in enumerate(zip(slices, hops, strict=True)):
-            op = mem.Read(addr=row, dst=code + offset)
-            plan.issue("mem_read", side, index, time - hop - read, op, (-1,))
-        part = (row - step.tile.row) * config.load_streams
-        op = mxm.LW(row=part, src=code, order=step.tile.order)
-        plan.issue("mxm_lw", side, plane, time, op, (step.tile.value,))
-    plan.issue("mxm_iw", side, plane, start + late, mxm.IW())
-    plan.installed[key] = start + late
-    cycle = start
-    for use in step.uses:
-        cycle = max(cycle, use.act.ready, _acc_bound(plan, key, use, delay))
-        before = sums.value.get(use.acc, -1)
-        if not use.add and use.window is not mxm.Window.OUTPUT:
-            before = -1
-        after = sums.value[use.acc] = plan.memory.value()
-        op = mxm.ABC(
-            entry=use.act.entry,
-            acc=use.acc,
-            add=int(use.add),
-            activation=mxm.Activation.F16,
-            weight=use.weight,
-            window=use.window,
-            first=use.first,
-            last=use.last,
-        )
-        intents = (use.act.value, step.tile.value, before, after)
-        plan.issue("mxm_abc", side, plane, cycle, op, intents)
-        sums.ready[use.acc] = cycle + delay
-        acts = plan.acts[key].free_from
-        acts[use.act.entry] = max(acts[use.act.entry], cycle)
-        plan.last_abc[key] = cycle
-        cycle += config.digits
+    loads, late = config.vector // config.load_streams, mxm.weights_at(config) - 1
+    delay = mxm.acc_delay(config)
+    first = steps[0].tile
+    slices = first.slices or plan.memory.plane_slices(plane)
+    column = mxm_column(config, side)
+    code = stream(side.outward, plane * config.load_streams)
+    runs = [steps] if pace == loads else [[step] for step in steps]
+    for number, run in enumerate(runs):
+        begin, count = start + late - loads + number * pace, len(run) * loads
+        row = first.row + number * loads
+        for offset, index in enumerate(slices):
+            early = abs(column - mem_column(config, side, index)) + mem.read_latency(config)
+            read = mem.Read(addr=row, dst=code + offset)
+            plan.issue("mem_read", side, index, begin - early, read, (-1,), first.stride, count, 1)
+        tiles = [(step.tile.value,) for step in run for _ in range(loads)]
+        lw = mxm.LW(row=0, src=code, order=first.order)
+        plan.issue("mxm_lw", side, plane, begin, lw, tiles, 0, count, config.load_streams)
+    for number, step in enumerate(steps):
+        cycle = start + number * pace
+        plan.issue("mxm_iw", side, plane, cycle + late, mxm.IW())
+        plan.installed[key] = cycle + late
+        for use in step.uses:
+            cycle = max(cycle, use.act.ready, _acc_bound(plan, key, use, delay))
+            before = sums.value.get(use.acc, -1)
+            if not use.add and use.window is not mxm.Window.OUTPUT:
+                before = -1
+            after = sums.value[use.acc] = plan.memory.value()
+            op = mxm.ABC(
+                entry=use.act.entry,
+                acc=use.acc,
+                add=int(use.add),
+                activation=mxm.Activation.F16,
+                weight=use.weight,
+                window=use.window,
+                first=use.first,
+                last=use.last,
+            )
+            intents = (use.act.value, step.tile.value, before, after)
+            plan.issue("mxm_abc", side, plane, cycle, op, intents)
+            sums.ready[use.acc] = cycle + delay
+            acts = plan.acts[key].free_from
+            acts[use.act.entry] = max(acts[use.act.entry], cycle)
+            plan.last_abc[key] = cycle
+            cycle += config.digits
 
 
 def _acc_bound(plan: Plan, key: tuple[Hemisphere, int], use: Use, delay: int) -> int:

@@ -29,6 +29,10 @@ class Attempt:
         """Return the cycles in which a node issues its items."""
         return [self.start + node.time + offset for offset in node.offsets]
 
+    def load(self, unit: int) -> tuple[int, int]:
+        """Return how many nodes and issues an ALU has already: spread work takes fewer words."""
+        return list(self.units.values()).count(unit), self.plan.loads.get(unit, 0)
+
     def next_row(self, side: Hemisphere, number: int) -> int:
         """Return the row of a set that comes next, after those that this attempt takes."""
         memory = self.plan.memory

@@ -12,7 +12,7 @@ from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
 from waterclock.compiler.blocks import EAST, WEST, Blocks, State
 from waterclock.compiler.fit import fit
 from waterclock.compiler.image import Cache, Image, PlaneKey
-from waterclock.compiler.layout import HeadSlot, pick
+from waterclock.compiler.layout import HeadSlot
 from waterclock.compiler.memory import Vec
 from waterclock.compiler.plan import Acc, Act, Plan
 from waterclock.compiler.stencil import (
@@ -48,8 +48,10 @@ class Attention(Blocks):
             "sin": self.gathered(image.rotary["sin"], position, EAST),
         }
         self.rotary["-sin"] = [self._negated(vec) for vec in self.rotary["sin"]]
+        # What one Scatter after the other needs at once lies in different sets.
         self.key_maps = {
-            key: self.gathered(tables, position, key[0]) for key, tables in image.key_maps.items()
+            key: self.gathered(tables, position, key[0], 2 + key[1] * len(tables))
+            for key, tables in image.key_maps.items()
         }
         self.value_maps = {
             side: self.gathered(tables, position, side) for side, tables in image.value_maps.items()
@@ -66,19 +68,16 @@ class Attention(Blocks):
     def _masks(self, position: Vec) -> list[Vec]:
         """Return for each tile of positions 1 where the position is there, else 0."""
         vector = self.config.vector
-        found: list[Vec] = [Vec(0)] * self.tiles
-        for side in Hemisphere:
-            tiles = [t for t in range(self.tiles) if self.plane_of(t)[0] is side]
-            if not tiles:
-                continue
-            stencil = Stencil(self.config, range(len(tiles)))
-            after = stencil.op("iadd", Stored([position] * len(tiles)), Imm(1))
-            rows = np.array([t * vector + np.arange(vector) for t in tiles], np.int32)
-            store = Store(side, prefer=2)
-            stencil.op("igt", after, Constant(rows), sinks=[store])
+        found = []
+        for tile in range(self.tiles):
+            stencil = Stencil(self.config, [0])
+            after = stencil.op("iadd", Stored([position]), Imm(1))
+            row = tile * vector + np.arange(vector, dtype=np.int32)
+            side, plane = self.plane_of(tile)
+            store = Store(side, prefer=2 + plane, only=True)
+            stencil.op("igt", after, Constant(row[None, None]), sinks=[store])
             fit(self.plan, stencil)
-            for tile, vec in zip(tiles, store.vecs, strict=True):
-                found[tile] = vec
+            found += store.vecs
         return found
 
     def plane_of(self, tile: int) -> PlaneKey:
@@ -261,6 +260,7 @@ class Attention(Blocks):
                             region.base + local * loads,
                             Order.COLUMNS,
                             self.key_ready[number, pair, part, key],
+                            stride=region.stride,
                         )
                         uses = [
                             Use(
@@ -423,7 +423,8 @@ class Attention(Blocks):
         for byte, weight in DIGITS:
             region = regions[byte]
             row = region.base + tile * self.image.loads
-            found = Tile(region.first + tile, row, Order.ROWS, self.value_ready[pack, part])
+            ready = self.value_ready[pack, part]
+            found = Tile(region.first + tile, row, Order.ROWS, ready, stride=region.stride)
             fresh = tile == 0 and not steps
             steps.append(Step(found, self._uses(slots, tile, weights, entries, weight, fresh)))
         return steps
@@ -472,9 +473,8 @@ class Attention(Blocks):
         inverse = stencil.op("recip", Emitted([mixed[o][1] for o in outputs]))
         scaled = stencil.op("fmul", Emitted([mixed[o][0] for o in outputs]), inverse)
         packs = self.image.value_packs
-        steps = self.tensors[f"layers.{layer}.v_step"]
-        rows = np.array([pick(steps, packs[p].values[part]) for p, _, part in outputs])
-        result = stencil.op("fmul", scaled, Constant(rows))
+        lanes = [packs[p].values[part] for p, _, part in outputs]
+        result = stencil.op("fmul", scaled, self.constant(f"layers.{layer}.v_step", lanes))
         sinks = self.on_all_planes(entries, items)
         for side in Hemisphere:
             stencil.op("f32_to_f16", result, sinks=sinks[side])

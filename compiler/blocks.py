@@ -8,9 +8,9 @@ import numpy as np
 from waterclock.compiler.array import Step, Sums, Use, run_steps
 from waterclock.compiler.fit import fit
 from waterclock.compiler.image import Image, PlaneKey
-from waterclock.compiler.layout import pick
+from waterclock.compiler.layout import Channels, pick
 from waterclock.compiler.memory import Vec
-from waterclock.compiler.plan import Acc, Act, Plan
+from waterclock.compiler.plan import Acc, Act, Plan, Renamed
 from waterclock.compiler.stencil import (
     Activate,
     Constant,
@@ -35,6 +35,32 @@ class State:
     acts: dict[PlaneKey, list[Act]]
     r: Vec
 
+    def entries(self) -> dict[PlaneKey, list[int]]:
+        """Return the entries of the activation buffers that hold it."""
+        return {key: [act.entry for act in acts] for key, acts in self.acts.items()}
+
+    def takes_place_of(self, other: "State") -> list[Renamed]:
+        """Return what becomes of ``other``, which lies in the same places, in the next layer."""
+        vecs = zip([*other.x, other.r], [*self.x, self.r], strict=True)
+        found = [Renamed(a.value, b.value, b.places[0].ready, a.places[0]) for a, b in vecs]
+        for key, acts in self.acts.items():
+            pairs = zip(other.acts[key], acts, strict=True)
+            found += [Renamed(a.value, b.value, b.ready) for a, b in pairs]
+        return found
+
+    def later(self, cycles: int, numbers: int) -> "State":
+        """Return the state of a later repetition."""
+
+        def moved(vec: Vec) -> Vec:
+            places = [dataclasses.replace(p, ready=p.ready + cycles) for p in vec.places]
+            return Vec(vec.value + numbers, places)
+
+        acts = {
+            key: [Act(act.entry, act.value + numbers, act.ready + cycles) for act in found]
+            for key, found in self.acts.items()
+        }
+        return State([moved(vec) for vec in self.x], acts, moved(self.r))
+
 
 class Blocks:
     """What schedules parts of a model into one plan."""
@@ -45,12 +71,14 @@ class Blocks:
         self.model = image.quantised.model
         self.planes = image.planes
 
-    def gathered(self, tables: Sequence[Table], where: Vec, side: Hemisphere) -> list[Vec]:
-        """Fetch one row of each table and keep it on a side."""
+    def gathered(
+        self, tables: Sequence[Table], where: Vec, side: Hemisphere, first: int = 2
+    ) -> list[Vec]:
+        """Fetch one row of each table and keep it on a side, each in another set from ``first``."""
         found = []
-        for table in tables:
+        for number, table in enumerate(tables):
             stencil = Stencil(self.config, [0])
-            sink = Store(side, prefer=2)
+            sink = Store(side, prefer=first + number, only=True)
             stencil.op("mov", Gathered([table], where), sinks=[sink])
             fit(self.plan, stencil)
             found += sink.vecs
@@ -119,15 +147,28 @@ class Blocks:
 
     def scales(self, name: str, outs: Sequence[int]) -> Constant:
         """Return the scales of result vectors as a constant, one an item."""
-        linear = self.image.linear[name]
+        return self.constant(f"{name}.scale", [self.image.linear[name].outs[out] for out in outs])
+
+    def constant(self, name: str, lanes: Sequence[Channels]) -> Constant:
+        """Return a tensor (channels,) by lanes as a constant, of all layers that take part."""
+        layers = [name, *(name.replace("layers.0", f"layers.{k}") for k in range(1, self.layers))]
         return Constant(
-            np.array([pick(self.tensors[f"{name}.scale"], linear.outs[out]) for out in outs])
+            np.array([[pick(self.tensors[each], item) for item in lanes] for each in layers])
         )
 
-    def finish(self, stencil: Stencil, x: Node, store: Store, earliest: int = 0) -> State:
-        """Add to a stencil whose items are the new residual what every reader of it needs."""
+    @property
+    def layers(self) -> int:
+        """How many layers what is being scheduled stands for."""
+        return self.plan.repetitions
+
+    def finish(self, stencil: Stencil, x: Node, store: Store, like: State | None = None) -> State:
+        """Add to a stencil whose items are the new residual what every reader of it needs.
+
+        It goes where ``like`` lies, or to new places.
+        """
         count = len(x.offsets)
-        entries = {key: self.plan.acts[key].take(count) for key in self.planes}
+        new = {key: self.plan.acts[key].take(count) for key in self.planes} if not like else {}
+        entries = like.entries() if like else new
         sinks = self.on_all_planes(entries, range(count))
         for side in Hemisphere:
             stencil.op("f32_to_f16", x, sinks=sinks[side])
@@ -135,9 +176,9 @@ class Blocks:
         lanes = stencil.op("rsum", total, single=True)
         mean = stencil.op("fmul", lanes, Imm(bits(1.0 / self.model["hidden"])), single=True)
         shifted = stencil.op("fadd", mean, Imm(bits(self.model["norm_eps"])), single=True)
-        r = Store(WEST, prefer=1)
+        r = Store(WEST, at=[like.r.places[0]] if like else None)
         stencil.op("rsqrt", shifted, single=True, sinks=[r])
-        fit(self.plan, stencil, earliest)
+        fit(self.plan, stencil)
         acts: dict[PlaneKey, list[Act]] = {key: [Act(0, 0, 0)] * count for key in self.planes}
         self.loaded(entries, range(count), sinks, acts)
         return State(store.vecs, acts, r.vecs[0])

@@ -5,6 +5,8 @@ numbers, not vectors: activations enter the MXM unnormalised and 1 / rms multipl
 so the matrix runs while the norm is still being summed.
 """
 
+import itertools
+
 import numpy as np
 
 from waterclock.compiler.attention import Attention
@@ -43,15 +45,7 @@ class Decode(Blocks):
         position_read = plan.end  # nobody needs the old position after that
         plan.serve("embed")
         state = self.embed()
-        for layer in range(self.model["layers"]):
-            prefix = f"layers.{layer}"
-            acts = attention.run(layer, state)
-            plan.serve(f"{prefix}.o")
-            state = self.residual(f"{prefix}.o", acts, state)
-            plan.serve(f"{prefix}.gate_up")
-            acts = self.feed_forward(prefix, state)
-            plan.serve(f"{prefix}.down")
-            state = self.residual(f"{prefix}.down", acts, state)
+        state = self.layer(attention, state)
         plan.serve("head")
         best = self.head(state)
         plan.serve("argmax")
@@ -60,6 +54,20 @@ class Decode(Blocks):
         for vec, places in zip(self.logits, image.logits, strict=True):
             for byte, index in enumerate(places.slices):
                 plan.results.append((int(places.side), index, places.row, vec.value, byte))
+
+    def layer(self, attention: Attention, state: State) -> State:
+        """Schedule one layer, which happens as often as there are layers."""
+        plan, first = self.plan, state
+        plan.open_block(self.model["layers"])
+        acts = attention.run(0, state)
+        plan.serve("layers.0.o")
+        state = self.residual("layers.0.o", acts, state)
+        plan.serve("layers.0.gate_up")
+        acts = self.feed_forward("layers.0", state)
+        plan.serve("layers.0.down")
+        state = self.residual("layers.0.down", acts, state, first)
+        cycles, numbers = plan.close_block(state.takes_place_of(first))
+        return state.later(cycles, numbers)
 
     # Operations of the model.
 
@@ -71,17 +79,23 @@ class Decode(Blocks):
         x = stencil.op("f16_to_f32", source, sinks=[store])
         return self.finish(stencil, x, store)
 
-    def residual(self, name: str, acts: dict[PlaneKey, list[Act]], state: State) -> State:
-        """Multiply, scale and add to the residual stream."""
+    def residual(
+        self,
+        name: str,
+        acts: dict[PlaneKey, list[Act]],
+        state: State,
+        like: State | None = None,
+    ) -> State:
+        """Multiply, scale and add to the residual stream; ``like`` names where it goes."""
         count = len(self.image.hidden)
         accs = self.linear(name, range(count), acts, k_major=True)
         stencil = Stencil(self.config, range(count))
         scaled = stencil.op(
             "fmul", Emitted([accs[i] for i in range(count)]), self.scales(name, range(count))
         )
-        store = Store(EAST)
+        store = Store(EAST, at=[vec.places[0] for vec in like.x] if like else None)
         x = stencil.op("fadd", scaled, Stored(state.x), sinks=[store])
-        return self.finish(stencil, x, store)
+        return self.finish(stencil, x, store, like)
 
     def feed_forward(self, prefix: str, state: State) -> dict[PlaneKey, list[Act]]:
         """Return SiLU(gate) * up as activations."""
@@ -123,16 +137,16 @@ class Decode(Blocks):
     def head(self, state: State) -> Vec:
         """Write the logits; return the largest one, in all lanes."""
         image = self.image
-        width = len(self.planes)
-        self.logits: list[Vec] = [Vec(0)] * len(image.words)
-        chunk = width * (self.config.acc_entries // 2)
+        self.logits: list[Vec] = []
+        chunk = len(self.planes) * (self.config.acc_entries // 2)
         tops: list[Vec] = []
-        for base in range(0, len(image.words), chunk):
-            outs = range(base, min(base + chunk, len(image.words)))
+        cuts = sorted(
+            {*range(0, len(image.words), chunk), *range(0, len(image.words), image.share)}
+        )
+        for first, end in itertools.pairwise([*cuts, len(image.words)]):
+            outs = range(first, end)
             accs = self.linear("head", outs, state.acts)
-            # One item takes a vector from every plane, each from another set of slices.
-            for first, count in _even(outs, width):
-                tops.append(self._logits(first, count, accs, state))
+            tops.append(self._logits(outs, accs, state))
         stencil = Stencil(self.config, range(len(tops)))
         top: Node | Pick = stencil.op("fmax", Stored(tops), hold=True)
         store = Store(WEST)
@@ -140,55 +154,44 @@ class Decode(Blocks):
         fit(self.plan, stencil)
         return store.vecs[0]
 
-    def _logits(self, first: int, count: int, accs: dict[int, Acc], state: State) -> Vec:
-        """Scale and store ``count`` rows of logits vectors from ``first`` on; return their max."""
-        image, width = self.image, len(self.planes)
-        used = min(width, len(image.words) - first)
-        rows = [[first + i * width + column for i in range(count)] for column in range(used)]
-        ready = [max(accs[row[i]].ready for row in rows) for i in range(count)]
-        stencil = Stencil(self.config, offsets(ready))
-        r = Stored([state.r] * count)
-        tops: list[Node] = []
-        stores = []
-        for row in rows:
-            store = Store(image.logits[row[0]].side, at=[image.logits[out] for out in row])
-            product = stencil.op(
-                "fmul", Emitted([accs[out] for out in row]), self.scales("head", row)
-            )
-            tops.append(stencil.op("fmul", product, r, sinks=[store]))
-            stores.append((row, store))
-        top = stencil.op("fmax", tree(stencil, "fmax", tops), hold=True)
-        kept = Store(WEST)
-        stencil.op("mov", Pick(top, count - 1), single=True, sinks=[kept])
+    def _logits(self, outs: range, accs: dict[int, Acc], state: State) -> Vec:
+        """Scale and store logits vectors, which lie in one set; return their maximum."""
+        places = [self.image.logits[out] for out in outs]
+        stencil = Stencil(self.config, offsets([accs[out].ready for out in outs]))
+        store, kept = Store(places[0].side, at=places), Store(WEST)
+        scales = self.scales("head", outs)
+        scales.side = EAST  # 1 / rms comes from the west, again and again: short code
+        scaled = stencil.op("fmul", Emitted([accs[out] for out in outs]), scales)
+        logits = stencil.op("fmul", scaled, Stored([state.r] * len(outs)), sinks=[store])
+        top = stencil.op("fmax", logits, hold=True)
+        stencil.op("mov", Pick(top, len(outs) - 1), single=True, sinks=[kept])
         fit(self.plan, stencil)
-        for row, store in stores:
-            for out, vec in zip(row, store.vecs, strict=True):
-                self.logits[out] = vec
+        self.logits += store.vecs
         return kept.vecs[0]
 
     def argmax(self, best: Vec) -> None:
         """Find the lowest token with the largest logit and leave it in the mailbox."""
         image = self.image
         stencil_parts: list[Vec] = []
-        width = min(2, len(image.words))
-        total = len(image.words) // width * width
-        for first, count, step in (
-            (0, total // width, width),
-            (total, len(image.words) - total, 1),
-        ):
-            if not count:
+        # Sets side by side, as far as all have a vector; what remains, set by set.
+        count = len(image.words)
+        starts = range(0, count, image.share)
+        even = min(image.share, count - starts[-1])
+        parts = [[range(start, start + even) for start in starts]]
+        parts += [[range(start + even, min(start + image.share, count))] for start in starts]
+        for part in parts:
+            if not part[0]:
                 continue
-            stencil = Stencil(self.config, range(count))
+            stencil = Stencil(self.config, range(len(part[0])))
             chains = []
-            for column in range(step):
-                outs = [first + i * step + column for i in range(count)]
+            for outs in part:
                 logits = Stored([self.logits[out] for out in outs])
-                hit = stencil.op("fge", logits, Stored([best] * count))
-                words = Constant(np.array([image.words[out] for out in outs], np.int32))
+                hit = stencil.op("fge", logits, Stored([best] * len(outs)))
+                words = Constant(np.array([[image.words[out] for out in outs]], np.int32))
                 chains.append(stencil.op("select", hit, words, imm=0x7FFFFFFF))
             low = stencil.op("imin", tree(stencil, "imin", chains), hold=True)
             store = Store(WEST)
-            stencil.op("mov", Pick(low, count - 1), single=True, sinks=[store])
+            stencil.op("mov", Pick(low, len(part[0]) - 1), single=True, sinks=[store])
             fit(self.plan, stencil)
             stencil_parts += store.vecs
         stencil = Stencil(self.config, range(len(stencil_parts)))
@@ -214,10 +217,3 @@ class Decode(Blocks):
             for byte, index in enumerate(place.slices):
                 row = (int(place.side), index, place.row, store.vecs[0].value, byte)
                 self.plan.results.append(row)
-
-
-def _even(outs: range, width: int) -> list[tuple[int, int]]:
-    """Cut outs into (first, number of full rows of ``width``), a rest row last."""
-    full = len(outs) // width
-    cuts = [(outs.start, full)] if full else []
-    return cuts + ([(outs.start + full * width, 1)] if len(outs) % width else [])

@@ -1,82 +1,277 @@
 """From issues to queue words: sort, fill with NOP, fold runs into Repeat."""
 
-import itertools
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from waterclock.compiler.plan import Issue, Plan, first_cycle
 from waterclock.isa import icu
-from waterclock.isa.floorplan import queues
-from waterclock.isa.program import INTENTS, Schedule
+from waterclock.isa.config import Config
+from waterclock.isa.floorplan import Queue, queues
+from waterclock.isa.program import INTENTS, REGION_COLUMNS, Schedule
+from waterclock.isa.sequence import add_offsets
+from waterclock.isa.spec import Instruction, Operand, instructions
+
+Ints = NDArray[np.int64]
 
 NOTIFIER = ("alu", None, 0)  #: the queue that releases the others and that halts last
 
 
-def _limits() -> tuple[int, int, int, int]:
-    """Return the largest NOP, Repeat count, Repeat distance and stride."""
-    fields = {spec.name: spec for spec in icu.Repeat.operands}
-    nop = (1 << icu.NOP.operands[0].bits) - 1
-    count, distance = ((1 << fields[n].bits) - 1 for n in ("count", "distance"))
-    return nop, count, distance, (1 << fields["stride"].bits - 1) - 1
+TURNS = 8  #: places where the code of a loop may begin that are tried
+
+#: Largest value of each field of the queues' own instructions.
+LARGEST = {
+    (op.mnemonic, spec.name): (1 << spec.bits - spec.signed) - 1
+    for op in (icu.NOP, icu.Repeat, icu.Loop)
+    for spec in op.operands
+}
 
 
-LONGEST_NOP, MOST_REPEATS, LONGEST_DISTANCE, LONGEST_STRIDE = _limits()
+@dataclasses.dataclass
+class _Queue:
+    """Issues of one queue as columns: cycles, words, intents, operations, words a repetition."""
+
+    cycles: Ints
+    words: Ints
+    intents: Ints
+    operations: Ints
+    steps: Ints
+
+    @classmethod
+    def of(cls, issues: Sequence[Issue], config: Config, columns: int) -> "_Queue":
+        """Return the columns of issues, runs written out."""
+        count = np.array([issue.count for issue in issues], np.int64)
+        which = np.repeat(np.arange(len(issues)), count)
+        times = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        words = [issue.op.encode() for issue in issues]
+        moved = [
+            add_offsets(word, type(issue.op), np.arange(issue.count) * issue.step, config)
+            for word, issue in zip(words, issues, strict=True)
+            if issue.step
+        ]
+        found = np.array(words, np.int64)[which]
+        if moved:
+            stepped = np.array([issue.step != 0 for issue in issues])[which]
+            found[stepped] = np.concatenate(moved).astype(np.int64)
+        spec = [type(issue.op).address() if issue.stride else None for issue in issues]
+        steps = [i.stride << at.low if at else 0 for i, at in zip(issues, spec, strict=True)]
+        rows: list[Any] = []
+        for issue in issues:
+            single = not issue.intents or isinstance(issue.intents[0], int)
+            rows += [issue.intents] * issue.count if single else issue.intents
+        return cls(
+            np.array([issue.cycle for issue in issues], np.int64)[which] + times,
+            found,
+            np.array(rows, np.int64).reshape(len(which), columns),
+            np.array([issue.operation for issue in issues], np.int64)[which],
+            np.array(steps, np.int64)[which],
+        )
+
+    def between(self, begin: int, end: int) -> "_Queue":
+        """Return the issues from cycle ``begin`` on and before ``end``."""
+        first, last = np.searchsorted(self.cycles, [begin, end])
+        return _Queue(*(column[first:last] for column in vars(self).values()))
 
 
-def _words(issues: Sequence[Issue], start: int, end: int) -> list[int]:
-    """Return the words that issue ``issues`` from cycle ``start`` on and last until ``end``."""
+class Repeater:
+    """Unrolls a plan's block: what every number of its first time is in the others."""
+
+    def __init__(self, plan: Plan):
+        self.block, self.plan = plan.block, plan
+        if self.block is None:
+            return
+        block = self.block
+        count = plan.memory.next_value
+        self.base, self.step = np.arange(count, dtype=np.int64), np.zeros(count, np.int64)
+        steps = [(block.start, block.start + block.values, block.values), *plan.memory.steps]
+        for first, end, step in steps:
+            self.step[first:end] = step
+        for old, new in block.renamed.items():
+            self.base[old], self.step[old] = new - block.values, block.values
+
+    def values(self, found: Ints, number: int) -> Ints:
+        """Return value numbers of repetition ``number``; -1 stays."""
+        if not number:
+            return found
+        moved = self.base[found] + number * self.step[found]
+        return np.where(found < 0, found, moved)
+
+    def operation_of(self, found: Ints, number: int) -> Ints:
+        """Return indices of operations of repetition ``number``."""
+        assert self.block is not None
+        return found + number * (self.block.last_operation - self.block.operations)
+
+    def parts(self, number: int, issues: Sequence[Issue], columns: int) -> list[_Queue]:
+        """Return a queue's issues before the block, of each repetition, and behind it."""
+        config, block = self.plan.config, self.block
+        if block is None:
+            return [_Queue.of(issues, config, columns)]
+        begin, end = block.begin.get(number, 0), block.end.get(number, 0)
+        before, once, behind = (
+            _sorted([_Queue.of(part, config, columns)])
+            for part in (issues[:begin], issues[begin:end], issues[end:])
+        )
+        behind.operations = self.operation_of(behind.operations, block.count - 1)
+        again = [
+            _Queue(
+                once.cycles + k * block.period,
+                once.words + k * once.steps,
+                self.values(once.intents, k),
+                self.operation_of(once.operations, k),
+                once.steps,
+            )
+            for k in range(block.count)
+        ]
+        return [before, *again, behind]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all operations."""
+        block, names = self.block, self.plan.operations
+        if block is None:
+            return tuple(names)
+        once = names[block.operations : block.last_operation]
+        again = [
+            name.replace("layers.0", f"layers.{k}") for k in range(block.count) for name in once
+        ]
+        return (*names[: block.operations], *again, *names[block.last_operation :])
+
+    def regions(self) -> Ints:
+        """Return the table of regions."""
+        table = np.array([region for region, _ in self.plan.regions], np.int64)
+        table = table.reshape(-1, len(REGION_COLUMNS))
+        block = self.block
+        if block is None:
+            return table
+        strides = np.array([stride for _, stride in self.plan.regions], np.int64)
+        once = table[block.regions : block.last_region]
+        parts = [table[: block.regions]]
+        for k in range(block.count):
+            again = once.copy()
+            again[:, REGION_COLUMNS.index("base")] += k * strides[block.regions : block.last_region]
+            for name in ("map", "value", "source"):
+                column = REGION_COLUMNS.index(name)
+                again[:, column] = self.values(once[:, column], k)
+            parts.append(again)
+        return np.concatenate([*parts, table[block.last_region :]])
+
+
+def _sorted(parts: Sequence[_Queue]) -> _Queue:
+    columns = [
+        np.concatenate(found) for found in zip(*(vars(p).values() for p in parts), strict=True)
+    ]
+    order = np.argsort(columns[0], kind="stable")
+    return _Queue(*(column[order] for column in columns))
+
+
+def _words(of: Queue, queue: _Queue, start: int, end: int, config: Config) -> list[int]:
+    """Return the words that issue a queue from cycle ``start`` on and last until ``end``."""
     words: list[int] = []
     now = start
 
     def wait(until: int) -> None:
         nonlocal now
         while now < until:
-            step = min(until - now, LONGEST_NOP)
+            step = min(until - now, LARGEST["nop", "count"])
             words.append(icu.NOP(count=step).encode())
             now += step
 
+    cycles, found = queue.cycles.tolist(), queue.words.tolist()
+    runs = _runs(of, queue, config)
     index = 0
-    while index < len(issues):
-        issue = issues[index]
-        wait(issue.cycle)
-        words.append(issue.op.encode())
-        now = issue.cycle + 1
-        run = _run(issues, index)
-        if run:
-            count, distance, stride = run
+    while index < len(cycles):
+        wait(cycles[index])
+        words.append(found[index])
+        now = cycles[index] + 1
+        count, distance, stride = runs(index)
+        if count:
             words.append(icu.Repeat(count=count, distance=distance, stride=stride).encode())
-            now = issue.cycle + count * distance + 1
+            now = cycles[index] + count * distance + 1
             index += count
         index += 1
     wait(end)
     return words
 
 
-def _run(issues: Sequence[Issue], index: int) -> tuple[int, int, int] | None:
-    """Return (count, distance, stride) of the Repeat that may follow issue ``index``."""
-    if index + 1 >= len(issues):
+def _looped(
+    queue: Queue, parts: list[_Queue], period: int, config: Config, start: int, end: int
+) -> list[int] | None:
+    """Return the words of a queue whose repetitions share code, or None where they cannot.
+
+    ``parts`` are what comes before, the repetitions, and what comes behind. The code that is
+    shared begins where the queue rests longest, so it may be the end of one repetition and the
+    begin of the next. It needs one stride for all addresses, a cycle for the Loop, and nothing
+    else in between.
+    """
+    once, count = parts[1], len(parts) - 2
+    if not config.loops or count < 3 or not len(once.cycles):
         return None
-    first, second = issues[index], issues[index + 1]
-    distance = second.cycle - first.cycle
-    spec = type(first.op).address()
-    stride = 0
-    if type(second.op) is not type(first.op) or distance > LONGEST_DISTANCE:
-        return None
-    if spec is not None:
-        mask = (1 << spec.bits) - 1
-        stride = (second.op.encode() >> spec.low & mask) - (first.op.encode() >> spec.low & mask)
-        if abs(stride) > LONGEST_STRIDE:
-            return None
-    count = 0
-    for issue in issues[index + 1 : index + 1 + MOST_REPEATS]:
-        k = count + 1
-        if issue.cycle != first.cycle + k * distance or issue.op != first.op.strided(k * stride):
+    first, last = int(once.cycles[0]), int(once.cycles[-1])
+    places = np.unique((once.cycles - first) % period)
+    gaps = np.diff(places, prepend=places[-1] - period)
+    for index in np.argsort(-gaps, kind="stable")[:TURNS]:
+        begin = first + int(places[index])
+        over = begin + (count - 1) * period
+        outside = np.concatenate([parts[0].cycles, parts[-1].cycles])
+        if (
+            gaps[index] > 1
+            and last < begin + period
+            and not ((outside >= begin) & (outside < over)).any()
+        ):
             break
-        count = k
-    # One repetition at a distance costs as many words as writing it out: keep it readable.
-    return (count, distance, stride) if count > 1 or (count and distance == 1) else None
+    else:
+        return None
+    whole = _sorted(parts)
+    low = next((at.low for op in instructions(queue.kind) if (at := _address(queue, op))), 0)
+    stride = int(once.steps[0]) >> low
+    block = _words(queue, whole.between(begin, begin + period), begin, begin + period - 1, config)
+    if (
+        (once.steps != once.steps[0]).any()
+        or abs(stride) > LARGEST["loop", "stride"]
+        or len(block) > LARGEST["loop", "length"]
+        or count - 2 > LARGEST["loop", "count"]
+    ):
+        return None
+    loop = icu.Loop(length=len(block), count=count - 2, stride=stride).encode()
+    before, behind = whole.between(0, begin), whole.between(over, int(whole.cycles[-1]) + 1)
+    rest = _words(queue, behind, over, end, config)
+    return [*_words(queue, before, start, begin, config), *block, loop, *rest]
+
+
+def _address(queue: Queue, op: type[Instruction]) -> Operand | None:
+    return op.address() if op.kind == queue.kind else None
+
+
+def _runs(of: Queue, queue: _Queue, config: Config) -> Callable[[int], tuple[int, int, int]]:
+    """Return what tells (count, distance, stride) of the Repeat that may follow an issue."""
+    found = [at for op in instructions(of.kind) if (at := _address(of, op))]
+    low = found[0].low if found else 0
+    bits = found[0].used(config).bit_length() if found else 0
+    distance = np.diff(queue.cycles)
+    rest = queue.words & ~(((1 << bits) - 1) << low)
+    # Addresses go round, so a stride is the shorter way, up or down.
+    half = 1 << bits >> 1
+    stride = ((np.diff(queue.words >> low & (1 << bits) - 1) + half) & (1 << bits) - 1) - half
+    fits = (np.diff(rest) == 0) & (distance <= LARGEST["repeat", "distance"])
+    fits &= abs(stride) <= LARGEST["repeat", "stride"]
+    same = (np.diff(distance) == 0) & (np.diff(stride) == 0) & fits[:-1] & fits[1:]
+    changes = np.flatnonzero(~same) + 1
+    ends = np.searchsorted(changes, np.arange(len(distance)), side="right")
+    ends = np.append(changes, len(distance))[ends].tolist()
+    fits, distance, stride = fits.tolist(), distance.tolist(), stride.tolist()
+
+    def run(index: int) -> tuple[int, int, int]:
+        if index >= len(fits) or not fits[index]:
+            return 0, 0, 0
+        count = min(ends[index] - index, LARGEST["repeat", "count"])
+        # One repetition at a distance costs as many words as writing it out: keep it readable.
+        if count == 1 and distance[index] > 1:
+            return 0, 0, 0
+        return count, distance[index], stride[index]
+
+    return run
 
 
 def emit(plan: Plan, start: int) -> Schedule:
@@ -91,36 +286,33 @@ def emit(plan: Plan, start: int) -> Schedule:
     served: dict[int, NDArray[np.int32]] = {}
     intents: dict[int, NDArray[np.int32]] = {}
     notifier = plan.numbers[NOTIFIER]
+    repeater = Repeater(plan)
     for queue in queues(config):
-        issues = sorted(plan.issues.get(queue.index, []), key=lambda issue: issue.cycle)
-        if not issues and queue.index != notifier:
+        found = plan.issues.get(queue.index, [])
+        if not found and queue.index != notifier:
             continue
-        assert all(a.cycle < b.cycle for a, b in itertools.pairwise(issues)), queue.name
+        parts = repeater.parts(queue.index, found, len(INTENTS[queue.kind]))
+        whole = _sorted(parts)
+        assert (np.diff(whole.cycles) > 0).all(), queue.name
+        opens, at, last = icu.Sync(), begin, 0  # only the notifier waits for the end
         if queue.index == notifier:
-            code = [icu.Notify().encode(), *_words(issues, 1, plan.end)]
-        else:
-            code = [icu.Sync().encode(), *_words(issues, begin, 0)]
+            opens, at, last = icu.Notify(), 1, plan.end
+        code = _looped(queue, parts, plan.block.period, config, at, last) if plan.block else None
+        code = [opens.encode(), *(code or _words(queue, whole, at, last, config))]
         code.append(icu.Halt().encode())
         words[queue.index] = np.array(code, np.uint64)
-        runs: list[list[int]] = []
-        for issue in issues:
-            if runs and runs[-1][1] == issue.operation:
-                runs[-1][0] += 1
-            else:
-                runs.append([1, issue.operation])
-        served[queue.index] = np.array(runs, np.int32).reshape(-1, 2)
-        columns = len(INTENTS[queue.kind])
-        intents[queue.index] = np.array([issue.intents for issue in issues], np.int32).reshape(
-            len(issues), columns
-        )
+        starts = np.flatnonzero(np.diff(whole.operations, prepend=-1))
+        runs = np.diff(np.append(starts, len(whole.operations)))
+        served[queue.index] = np.stack([runs, whole.operations[starts]], axis=1).astype(np.int32)
+        intents[queue.index] = whole.intents.astype(np.int32)
     return Schedule(
         context=plan.context,
         start=start,
         cycles=plan.end,
         words=words,
-        operations=tuple(plan.operations),
+        operations=repeater.names(),
         served=served,
         intents=intents,
-        regions=np.array(plan.regions, np.int64).reshape(len(plan.regions), -1),
+        regions=repeater.regions(),
         results=np.array(plan.results, np.int64).reshape(-1, 5),
     )

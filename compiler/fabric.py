@@ -62,16 +62,30 @@ class Trial:
         return True
 
     def claim_rows(
-        self, port: str, slice_key: Key, rows: Sequence[int], cycles: Sequence[int]
+        self, port: str, slice_key: Key, rows: Sequence[int], cycles: Sequence[int], again: int = 0
     ) -> bool:
-        """Reserve a slice's ``port`` ("read", "write") and the banks of its ``rows``."""
+        """Reserve a slice's ``port`` ("read", "write") and the banks of its ``rows``.
+
+        ``again`` is how far the rows are moved at the last repetition of a block.
+        """
         if not self.claim((port, *slice_key), mask_of(cycles)):
             return False
         size = self.fabric.config.rows
         banks: dict[int, int] = {}
         for row, cycle in zip(rows, cycles, strict=True):
-            banks[row // size] = banks.get(row // size, 0) | 1 << cycle
+            for bank in range(row // size, (row + again) // size + 1):
+                banks[bank] = banks.get(bank, 0) | 1 << cycle
         return all(self.claim(("bank", *slice_key, bank), m) for bank, m in banks.items())
+
+    def claim_run(
+        self, port: str, slice_key: Key, rows: Sequence[int], mask: int, again: int = 0
+    ) -> bool:
+        """Reserve a port in the cycles of ``mask``, and every bank that ``rows`` lie in."""
+        size = self.fabric.config.rows
+        banks = range(min(rows) // size, (max(rows) + again) // size + 1)
+        return self.claim((port, *slice_key), mask) and all(
+            self.claim(("bank", *slice_key, bank), mask) for bank in banks
+        )
 
     def sample(self, column: int, code: int, mask: int) -> bool:
         """Reserve the path by which slices at ``column`` sample a stream; several may at once."""

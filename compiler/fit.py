@@ -11,6 +11,7 @@ from waterclock.compiler.stencil import (
     Emitted,
     Gathered,
     Node,
+    Spread,
     Stencil,
     Stored,
 )
@@ -97,6 +98,10 @@ def _bound(plan: Plan, stencil: Stencil) -> int:
                     ready = min(place.ready for place in source.map.places)
                     arrival = ready + 2 * read + 3 * config.groups
                 bound = max(bound, arrival - node.time - offset)
+        for sink in node.sinks:
+            for vec in sink.maps if isinstance(sink, Spread) else ():
+                ready = max(place.ready for place in vec.places)
+                bound = max(bound, ready + read - node.time - node.latency)
     return bound
 
 
@@ -157,7 +162,7 @@ def _place_unit(attempt: Attempt, node: Node) -> bool:
         feature = vxm.FEATURE[node.op]
         candidates = sorted(
             (i for i, features in enumerate(config.alus) if feature in features),
-            key=lambda i: (len(config.alus[i]), i),
+            key=lambda i: (len(config.alus[i]), attempt.load(i), i),
         )
     for unit in candidates:
         keys = (("alu", unit), ("bus", unit))

@@ -56,7 +56,7 @@ def _store(
 ) -> int | None:
     """Write the results into a set of the sink's hemisphere, one row an item."""
     count = len(attempt.plan.memory.sets) // 2
-    order = [(sink.prefer + i) % count for i in range(count)]
+    order = [(sink.prefer + i) % count for i in range(1 if sink.only else count)]
     for number in [sink.at[0].slices[0] // 4] if sink.at else order:
         claims = dict(attempt.trial.claims)
         end = _store_in(attempt, node, sink, number, cycles, code, span)
@@ -75,6 +75,10 @@ def _store_in(
     slices = memory.slices_of(number)[:span]
     first = attempt.next_row(side, number)
     rows = [p.row for p in sink.at] if sink.at else [first + i for i in range(len(cycles))]
+    if not sink.at and not memory.has_room(
+        side, memory.slices_of(number), rows[-1] + 1, attempt.top_row(side, number)
+    ):
+        return None
     issues: dict[int, list[int]] = {}
     for offset, index in enumerate(slices):
         column = mem_column(config, side, index)
@@ -139,6 +143,7 @@ def _spread(attempt: Attempt, node: Node, sink: Spread, cycles: list[int], code:
     todo: list[tuple[int, int, Region, int, int]] = []  # cycle, slice, region, item, slice number
     for item, cycle in enumerate(cycles):
         for region in sink.regions[item]:
+            again = (plan.repetitions - 1) * region.stride
             for number, index in enumerate(region.slices):
                 column = mem_column(config, side, index)
                 issue = cycle + abs(column - centre)
@@ -151,6 +156,7 @@ def _spread(attempt: Attempt, node: Node, sink: Spread, cycles: list[int], code:
                 for bank in {
                     region.base // config.rows,
                     (region.base + region.count - 1) // config.rows,
+                    (region.base + region.count - 1 + again) // config.rows,
                 }:
                     if not attempt.trial.claim(("bank", side, index, bank), 1 << issue):
                         return None
@@ -187,12 +193,11 @@ def _spread(attempt: Attempt, node: Node, sink: Spread, cycles: list[int], code:
                 lane=number % lanes,
             )
             intents = (node.values[item], vec.value)
-            plan.issue("mem_write", side, index, issue, op, intents)
-            plan.regions.append(
-                (1, int(side), index, region.base, region.count, vec.value, number % lanes,
-                 region.first, number, node.values[item], region.byte, region.rows_a_tile,
-                 len(region.slices))
-            )  # fmt: skip
+            plan.issue("mem_write", side, index, issue, op, intents, region.stride)
+            row = (1, int(side), index, region.base, region.count, vec.value, number % lanes,
+                   region.first, number, node.values[item], region.byte, region.rows_a_tile,
+                   len(region.slices))  # fmt: skip
+            plan.regions.append((row, region.stride))
             sink.ready = max(sink.ready, issue + 1)
 
     attempt.emits.append(emit)

@@ -70,7 +70,9 @@ def read_streams(
         for place, issue in zip(places, issues, strict=True):
             if issue < max(place.ready, first_cycle(config)):
                 return None
-        if not trial.claim_rows("read", (side, index), [place.row for place in places], issues):
+        again = (plan.repetitions - 1) * max(place.stride for place in places)
+        rows = [place.row for place in places]
+        if not trial.claim_rows("read", (side, index), rows, issues, again):
             return None
     near = mem_column(config, side, slices[0])
     inward = (
@@ -92,7 +94,7 @@ def emit_reads(
         for place, cycle in zip(places, cycles, strict=True):
             op = mem.Read(addr=place.row, dst=code + offset)
             issue = cycle - abs(at - column) - read
-            plan.issue("mem_read", place.side, index, issue, op, (-1,))
+            plan.issue("mem_read", place.side, index, issue, op, (-1,), place.stride)
 
 
 def _stored(attempt: Attempt, vecs: list[Vec], cycles: list[int], span: int) -> Found | None:
@@ -122,15 +124,21 @@ def _constant(attempt: Attempt, source: Constant, cycles: list[int], span: int) 
     """Find a set of slices from which the constant can be read; it is loaded there."""
     plan = attempt.plan
     memory = plan.memory
-    count = len(source.data)
+    layers, count = source.data.shape[:2]
+    stride = count if layers > 1 else 0
     for side, number in memory.sets:
+        if source.side not in (None, side):
+            continue
         slices = memory.slices_of(number)
-        row = attempt.top_row(side, number) - count
+        row = attempt.top_row(side, number) - layers * count
+        if not memory.has_room(side, slices, attempt.next_row(side, number), row):
+            continue
         claims = dict(attempt.trial.claims)
-        places = [Place(side, slices, row + i, 0) for i in range(count)]
+        places = [Place(side, slices, row + i, 0, stride) for i in range(count)]
         code = read_streams(attempt, plan, places, vxm_column(plan.config), cycles, span)
         if code is not None:
-            attempt.tops[side, number] = attempt.tops.get((side, number), 0) + count
+            taken = attempt.tops.get((side, number), 0)
+            attempt.tops[side, number] = taken + layers * count
             values = [0] * count
             where = side, number
             attempt.emits.append(
@@ -243,10 +251,9 @@ def _gather(
         ) -> None:
             op = mem.Gather(addr=table.row, dst=code + offset, map=map_code, lane=source.lane)
             plan.issue("mem_read", side, index, issue, op, (source.map.value,))
-            plan.regions.append(
-                (0, int(side), index, table.row, table.count, source.map.value, source.lane,
-                 value, offset, -1, -1, 1, 0)
-            )  # fmt: skip
+            region = (0, int(side), index, table.row, table.count, source.map.value, source.lane,
+                      value, offset, -1, -1, 1, 0)  # fmt: skip
+            plan.regions.append((region, 0))
 
         attempt.emits.append(emit)
     return code, value

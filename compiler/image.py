@@ -61,6 +61,10 @@ class Image:
         )
         vector = config.vector
         self.loads = vector // config.load_streams
+        # Tables in the middle of data slices are the embedding and a share of the head.
+        share = -(-self.shape.vocab // vector) * -(-self.shape.hidden // vector) * self.loads
+        tables = self.shape.vocab + share // (2 * config.planes)
+        self.middle = max(0, config.depth - tables) // 2
         self.tiles = -(-context // vector)  # tiles of positions
         self.hidden = plain(self.shape.hidden, vector)
         self.ffn = plain(self.shape.ffn, vector)
@@ -72,12 +76,10 @@ class Image:
         self.linear: dict[str, Linear] = {}
         self.keys: dict[tuple[int, int, int, int], Cache] = {}  # layer, pack, pair, part
         self.values: dict[tuple[int, int, int], Cache] = {}  # layer, pack, part
-        for layer in range(model["layers"]):
-            self._layer(layer)
-        self._linear("head", self.words, self.hidden, self._spread(len(self.words)), k_major=False)
-        self.ones = {key: self._ones(key) for key in self.planes}
-        self._caches()
+        self._layers(model["layers"])
         self._tables()
+        planes = self._spread(len(self.words))
+        self._linear("head", self.words, self.hidden, planes, k_major=False)
 
     def _spread(self, count: int) -> list[PlaneKey]:
         """Deal result vectors to the planes in turn."""
@@ -101,14 +103,42 @@ class Image:
                     memory.load(side, index, row, zero, value=vec.value, byte=byte)
                 vec.places.append(Place(side, slices, row, 0))
             self.mailbox[name] = vec
-        self.logits: list[Place] = []
         sets = memory.sets[-len(self.planes) :]  # far from where operands are read
         share = -(-len(self.words) // len(sets))
-        first = {s: memory.rows(s[0], memory.slices_of(s[1]), share) for s in sets}
-        for index in range(len(self.words)):
-            side, number = sets[index % len(sets)]
-            row = first[side, number] + index // len(sets)
-            self.logits.append(Place(side, memory.slices_of(number), row, 0))
+        self.logits: list[Place] = []  #: as many in a row as fit lie in one set
+        for side, number in sets[: -(-len(self.words) // share)]:
+            count = min(share, len(self.words) - len(self.logits))
+            row = memory.rows(side, memory.slices_of(number), count)
+            self.logits += [Place(side, memory.slices_of(number), row + i, 0) for i in range(count)]
+        self.share = share
+
+    def _layers(self, count: int) -> None:
+        """Place all layers, each as far from the one before as that one from its predecessor.
+
+        What a layer reads of the weight slices, a tile of ones included, is its own: so that all
+        reads of a slice move alike from layer to layer.
+        """
+        memory = self.memory
+        rows, first = dict(memory.next_row), memory.next_value
+        self._layer(0)
+        memory.steps.append((first, memory.next_value, memory.next_value - first))
+        strides = {
+            key: memory.next_row[place] - rows[place]
+            for key in self.planes
+            if (place := (key[0], memory.plane_slices(key[1])[0]))
+        }
+        for linear in self.linear.values():
+            for (out, k), placed in linear.tiles.items():
+                stride = strides[linear.plane_of[out]]
+                linear.tiles[out, k] = dataclasses.replace(placed, stride=stride)
+        for key, placed in self.ones.items():
+            self.ones[key] = dataclasses.replace(placed, stride=strides[key])
+        for cache in (*self.keys.values(), *self.values.values()):
+            for key, pair in cache.regions.items():
+                low, high = (dataclasses.replace(part, stride=strides[key]) for part in pair)
+                cache.regions[key] = low, high
+        for layer in range(1, count):
+            self._layer(layer)
 
     def _layer(self, layer: int) -> None:
         prefix = f"layers.{layer}"
@@ -130,6 +160,10 @@ class Image:
             planes = self._sides(len(self.ffn), side)
             self._linear(f"{prefix}.{name}", self.ffn, self.hidden, planes, k_major=False)
         self._linear(f"{prefix}.down", self.hidden, self.ffn, spread, k_major=True)
+        ones = {key: self._ones(key) for key in self.planes}
+        if not layer:
+            self.ones = ones
+        self._caches(layer)
 
     def _linear(
         self,
@@ -152,16 +186,45 @@ class Image:
             if not pairs:
                 continue
             blocks = np.array([tile(weights, outs[out], ins[k]) for out, k in pairs])
-            for pair, placed in zip(pairs, self._tiles(key, blocks), strict=True):
-                found.tiles[pair] = placed
+            for part, slices in self._places(key, len(mine), len(ins)):
+                placed = self._tiles(key, blocks[part], slices)
+                found.tiles.update(zip(pairs[part], placed, strict=True))
         self.linear[name] = found
 
-    def _tiles(self, key: PlaneKey, blocks: NDArray[np.int8]) -> list[Tile]:
-        """Load tiles (n, vector, vector) into a plane's weight slices."""
+    def _places(
+        self, key: PlaneKey, outs: int, ins: int
+    ) -> list[tuple[slice, tuple[int, ...] | None]]:
+        """Return where a plane's tiles of ``outs`` result vectors go: (tiles, data slices or None).
+
+        What the weight slices cannot hold goes to data slices, and as the planes of a hemisphere
+        share these, each plane has its turn: its own share of the time.
+        """
+        memory, config = self.memory, self.config
+        rows = memory.next_row[key[0], memory.plane_slices(key[1])[0]]
+        spare = self.spare
+        if rows + outs * ins * self.loads <= config.depth or not spare:
+            return [(slice(None), None)]
+        begin, end = (outs * turn // config.planes * ins for turn in (key[1], key[1] + 1))
+        parts = [(slice(0, begin), None), (slice(begin, end), spare)]
+        return [part for part in (*parts, (slice(end, None), None)) if part[0].start != outs * ins]
+
+    @property
+    def spare(self) -> tuple[int, ...]:
+        """Data slices that could hold weights, as many as LW takes streams; a set is left alone."""
+        first = self.memory.first_weight - self.config.load_streams
+        return tuple(range(first, self.memory.first_weight)) if first >= 4 else ()
+
+    def _tiles(
+        self, key: PlaneKey, blocks: NDArray[np.int8], spare: tuple[int, ...] | None = None
+    ) -> list[Tile]:
+        """Load tiles (n, vector, vector) into a plane's weight slices, or into data slices."""
         memory, config, loads = self.memory, self.config, self.loads
-        slices = memory.plane_slices(key[1])
+        slices = spare or memory.plane_slices(key[1])
         count = len(blocks)
-        row = memory.rows(key[0], slices, count * loads)
+        if spare:
+            row = memory.middle_rows(key[0], slices, count * loads, self.middle)
+        else:
+            row = memory.rows(key[0], slices, count * loads)
         first = memory.numbers(count)
         parts = blocks.view(np.uint8).reshape(count, loads, config.load_streams, config.vector)
         for offset, index in enumerate(slices):
@@ -178,7 +241,7 @@ class Image:
                     byte=part * config.load_streams + offset,
                     row_step=loads,
                 )
-        return [Tile(first + i, row + i * loads) for i in range(count)]
+        return [Tile(first + i, row + i * loads, slices=slices) for i in range(count)]
 
     def _ones(self, key: PlaneKey) -> Tile:
         vector = self.config.vector
@@ -196,7 +259,7 @@ class Image:
             count = tiles[key] * self.loads + 1
             pair = []
             for byte in (0, 1):
-                base = memory.rows(key[0], slices, count, one_bank=True)
+                base = memory.rows(key[0], slices, count)
                 first = memory.numbers(max(1, tiles[key]))
                 zero = np.zeros((count, config.vector), np.uint8)
                 for index in slices:
@@ -205,36 +268,48 @@ class Image:
             regions[key] = (pair[0], pair[1])
         return Cache(regions)
 
-    def _caches(self) -> None:
-        """Place the cache: keys by tiles of positions over all planes, values whole on one."""
+    def _caches(self, layer: int) -> None:
+        """Place a layer's cache: keys by tiles of positions over all planes, values on one each."""
         local = {key: self.local_tiles(key) for key in self.planes}
-        for layer in range(self.quantised.model["layers"]):
-            for pack, found in enumerate(self.key_packs):
-                for pair in range(len(found.keys)):
-                    for part in (0, 1):
-                        self.keys[layer, pack, pair, part] = self._cache(self.planes, local)
-            number = 0
-            for pack, packed in enumerate(self.value_packs):
-                for part in range(len(packed.values)):
-                    key = self.planes[number % len(self.planes)]
-                    self.values[layer, pack, part] = self._cache([key], {key: self.tiles})
-                    number += 1
+        for pack, found in enumerate(self.key_packs):
+            for pair in range(len(found.keys)):
+                for part in (0, 1):
+                    self.keys[layer, pack, pair, part] = self._cache(self.planes, local)
+        number = 0
+        for pack, packed in enumerate(self.value_packs):
+            for part in range(len(packed.values)):
+                key = self.planes[number % len(self.planes)]
+                self.values[layer, pack, part] = self._cache([key], {key: self.tiles})
+                number += 1
 
     def value_plane(self, pack: int, part: int) -> PlaneKey:
         """Return the plane that holds a vector of the values."""
         return next(iter(self.values[0, pack, part].regions))
 
     def _table(self, side: Hemisphere, columns: list[NDArray[np.uint8]]) -> Table:
-        """Load byte columns (rows, vector) into the least filled weight slices of a side."""
-        memory = self.memory
-        first = memory.first_weight
-        groups = [
-            tuple(range(i, i + len(columns)))
-            for i in range(first, self.config.slices - len(columns) + 1, len(columns))
-        ]
-        slices = min(groups, key=lambda g: (max(memory.next_row[side, i] for i in g), g))
+        """Load byte columns (rows, vector) into the least filled weight slices of a side.
+
+        What these cannot hold goes into the middle of data slices.
+        """
+        memory, width = self.memory, len(columns)
+
+        def groups(first: int, end: int) -> list[tuple[int, ...]]:
+            return [tuple(range(i, i + width)) for i in range(first, end - width + 1, width)]
+
+        def filled(group: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
+            rows = max(memory.next_row[side, i] for i in group)
+            return max(memory.middle.get((side, i), (0, 0))[1] for i in group), rows, group
+
+        slices = min(groups(memory.first_weight, self.config.slices), key=filled)
         count = len(columns[0])
-        row = memory.rows(side, slices, count, one_bank=True)
+        beyond = memory.next_row[side, slices[0]] + count > self.config.depth
+        data = [group for group in groups(0, memory.first_weight) if group[0]]
+        if beyond and data:
+            data.sort(key=lambda group: group[0] < 4)  # the first set only if it must
+            slices = min(data, key=lambda group: memory.middle.get((side, group[0]), (0, 0))[1])
+            row = memory.middle_rows(side, slices, count, self.middle)
+        else:
+            row = memory.rows(side, slices, count, one_bank=True)
         for column, index in zip(columns, slices, strict=True):
             memory.image[int(side), index, row] = np.ascontiguousarray(column)
         return Table(side, slices, row, count)

@@ -7,7 +7,6 @@ too few slices for both, the same ones hold data and weights.
 """
 
 import dataclasses
-import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ class Place:
     slices: tuple[int, ...]
     row: int
     ready: int  #: first cycle in which a Read may be issued
+    stride: int = 0  #: rows to the place of the next layer's, where each layer has its own
 
 
 @dataclasses.dataclass
@@ -53,20 +53,23 @@ class Memory:
         ]
         self.next_row = {(side, index): 0 for side in Hemisphere for index in range(config.slices)}
         self.top_row = dict.fromkeys(self.next_row, config.depth)
+        #: Rows in the middle of a slice that hold tables: what grows from both sides ends there.
+        self.middle: dict[tuple[Hemisphere, int], tuple[int, int]] = {}
         self.image: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
         self.extents: list[tuple[int, ...]] = []
-        self.values = itertools.count(1)
+        self.next_value = 1
+        #: Value numbers (first, end) that belong to a layer, and the distance to the next one's.
+        self.steps: list[tuple[int, int, int]] = []
         self.missing = 0  #: bytes that did not fit
 
     def value(self) -> int:
         """Return a new value number."""
-        return next(self.values)
+        return self.numbers(1)
 
     def numbers(self, count: int) -> int:
         """Take ``count`` value numbers in a row; return the first."""
-        first = self.value()
-        for _ in range(count - 1):
-            self.value()
+        first = self.next_value
+        self.next_value += count
         return first
 
     def slices_of(self, number: int) -> tuple[int, ...]:
@@ -107,9 +110,27 @@ class Memory:
         self._count_missing(side, slices, count)
         return row
 
+    def has_room(self, side: Hemisphere, slices: tuple[int, ...], low: int, high: int) -> bool:
+        """Tell whether rows below ``low`` and from ``high`` on leave tables alone."""
+        return low <= high and all(
+            low <= self.middle.get((side, index), (low, 0))[0]
+            and high >= self.middle.get((side, index), (0, high))[1]
+            for index in slices
+        )
+
+    def middle_rows(self, side: Hemisphere, slices: tuple[int, ...], count: int, start: int) -> int:
+        """Take ``count`` rows behind the tables that stand in ``slices`` from ``start`` on."""
+        row = max(self.middle.get((side, index), (start, start))[1] for index in slices)
+        for index in slices:
+            self.middle[side, index] = start, row + count
+        self._count_missing(side, slices, count)
+        return row
+
     def _count_missing(self, side: Hemisphere, slices: tuple[int, ...], count: int) -> None:
         for index in slices:
-            beyond = self.next_row[side, index] - self.top_row[side, index]
+            low, high = self.middle.get((side, index), (self.config.depth, 0))
+            rows, top = self.next_row[side, index], self.top_row[side, index]
+            beyond = max(rows - min(top, low), max(rows, high) - top, high - self.config.depth)
             self.missing += max(0, min(beyond, count)) * self.config.vector
 
     def load(
@@ -142,12 +163,17 @@ class Memory:
         """Say what ``count`` rows of the image hold (columns of ``program.EXTENT_COLUMNS``)."""
         self.extents.append((int(side), index, row, row_step, count, value, value_step, byte))
 
-    def constant(self, side: Hemisphere, number: int, vectors: NDArray[np.generic]) -> list[Vec]:
-        """Load (n, vector) 32-bit constants into a set; return their vectors."""
+    def constant(self, side: Hemisphere, number: int, layers: NDArray[np.generic]) -> list[Vec]:
+        """Load (layers, n, vector) 32-bit constants into a set; return the first layer's."""
         slices = self.slices_of(number)
+        count, each = layers.shape[:2]
+        vectors = layers.reshape(count * each, -1)
         row = self.top_rows(side, slices, len(vectors))
         planes = np.ascontiguousarray(vectors).view(np.uint8).reshape(*vectors.shape, 4)
         first = self.numbers(len(vectors))
+        if count > 1:
+            self.steps.append((first, first + each, each))
         for byte, index in enumerate(slices):
             self.load(side, index, row, planes[..., byte], value=first, value_step=1, byte=byte)
-        return [Vec(first + i, [Place(side, slices, row + i, 0)]) for i in range(len(vectors))]
+        stride = each if count > 1 else 0
+        return [Vec(first + i, [Place(side, slices, row + i, 0, stride)]) for i in range(each)]

@@ -1,13 +1,13 @@
 """The plan of one schedule: reservations, issues, and the state of the MXM planes' entries."""
 
 import dataclasses
+from collections.abc import Sequence
 
-from waterclock.compiler.fabric import Fabric, Trial
-from waterclock.compiler.memory import Memory
+from waterclock.compiler.fabric import Fabric, Key, Trial
+from waterclock.compiler.memory import Memory, Place
 from waterclock.isa import icu
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere, queue_numbers
-from waterclock.isa.program import INTENTS
 from waterclock.isa.spec import Instruction
 
 
@@ -22,12 +22,19 @@ class NoFitError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Issue:
-    """One instruction in one cycle, what its operands mean, and whom it serves."""
+    """One instruction, what its operands mean, and whom it serves.
+
+    It is issued ``count`` times, a cycle apart, ``step`` being added to its address each time.
+    ``intents`` is a row then, or one for each time.
+    """
 
     cycle: int
     op: Instruction
-    intents: tuple[int, ...]
+    intents: tuple[int, ...] | Sequence[tuple[int, ...]]
     operation: int
+    stride: int = 0  #: added to the address with each repetition of a block
+    count: int = 1
+    step: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +55,39 @@ class Act:
     entry: int
     value: int
     ready: int
+
+
+@dataclasses.dataclass
+class Block:
+    """Issues that happen ``count`` times, ``period`` cycles apart: the layers of a model.
+
+    Queues' issues from ``begin`` to ``end`` are those of the first time. ``period`` is 0 until
+    the block is closed.
+    """
+
+    count: int
+    start: int  #: value number from which the block makes its own
+    taken: dict[Key, int]  #: what was reserved before
+    begin: dict[int, int]
+    operations: int  #: how many there were before
+    regions: int  #: the same
+    end: dict[int, int] = dataclasses.field(default_factory=dict)
+    period: int = 0
+    last_operation: int = 0
+    last_region: int = 0
+    values: int = 0  #: numbers that a repetition makes
+    #: Value numbers of the inputs, and of the outputs that take their place the next time.
+    renamed: dict[int, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """An input of a block and the output that takes its place in the next repetition."""
+
+    old: int  #: value number
+    new: int
+    ready: int  #: first cycle in which the output may be used
+    place: Place | None = None  #: where it lies, unless in activation buffers
 
 
 class Ring:
@@ -77,7 +117,8 @@ class Plan:
         self.operations: list[str] = []
         self.operation = -1
         self.numbers = queue_numbers(config)
-        self.regions: list[tuple[int, ...]] = []
+        #: Rows of the table of regions, and how far a repetition moves each.
+        self.regions: list[tuple[tuple[int, ...], int]] = []
         self.results: list[tuple[int, ...]] = []
         planes = [(side, plane) for plane in range(config.planes) for side in Hemisphere]
         self.planes = planes
@@ -85,7 +126,14 @@ class Plan:
         self.accs = {key: Ring(config.acc_entries) for key in planes}
         self.installed = dict.fromkeys(planes, 0)  # cycle of the last IW
         self.last_abc = dict.fromkeys(planes, -1)
+        self.loads: dict[int, int] = {}  #: issues of each ALU
         self.end = 0
+        self.block: Block | None = None
+
+    @property
+    def repetitions(self) -> int:
+        """How often what is being scheduled will happen."""
+        return self.block.count if self.block and not self.block.period else 1
 
     def trial(self) -> Trial:
         """Return an empty trial on top of everything reserved."""
@@ -104,11 +152,95 @@ class Plan:
         unit: int,
         cycle: int,
         op: Instruction,
-        intents: tuple[int, ...] = (),
+        intents: tuple[int, ...] | Sequence[tuple[int, ...]] = (),
+        stride: int = 0,
+        count: int = 1,
+        step: int = 0,
     ) -> None:
-        """Add one issue; ``intents`` are the columns of ``program.INTENTS`` for the queue."""
-        assert len(intents) == len(INTENTS[kind]), (kind, intents)
+        """Add an issue, or ``count`` of them.
+
+        ``intents`` are the columns of ``program.INTENTS`` for the queue; ``stride`` is added to
+        the address with each repetition of the block.
+        """
+        if kind == "alu":
+            self.loads[unit] = self.loads.get(unit, 0) + count
         queue = self.numbers[kind, side, unit]
-        self.issues.setdefault(queue, []).append(Issue(cycle, op, intents, self.operation))
-        done = cycle + type(op).latency(self.config) + self.config.superlanes - 1
+        issue = Issue(cycle, op, intents, self.operation, stride, count, step)
+        self.issues.setdefault(queue, []).append(issue)
+        done = cycle + count - 1 + type(op).latency(self.config) + self.config.superlanes - 1
         self.end = max(self.end, done)
+
+    def open_block(self, count: int) -> None:
+        """Begin what happens ``count`` times: the next issues are those of the first time."""
+        self.block = Block(
+            count=count,
+            start=self.memory.next_value,
+            taken=dict(self.fabric.taken),
+            begin={queue: len(found) for queue, found in self.issues.items()},
+            operations=len(self.operations),
+            regions=len(self.regions),
+        )
+
+    def close_block(self, outputs: Sequence[Renamed]) -> tuple[int, int]:
+        """End the block; return how many cycles and value numbers its last repetition is later."""
+        block = self.block
+        assert block is not None
+        block.end = {queue: len(found) for queue, found in self.issues.items()}
+        block.last_operation, block.last_region = len(self.operations), len(self.regions)
+        block.renamed = {output.old: output.new for output in outputs}
+        block.values = self.memory.next_value - block.start
+        self.memory.numbers(block.values * (block.count - 1))
+        uses = self._first_uses(block, outputs)
+        earliest = max(output.ready - use for output, use in zip(outputs, uses, strict=True))
+        mine = {key: mask & ~block.taken.get(key, 0) for key, mask in self.fabric.taken.items()}
+        mine = {key: mask for key, mask in mine.items() if mask}
+        period = earliest
+        while block.count > 1 and not all(
+            _clear(mask, block.taken.get(key, 0), period) for key, mask in mine.items()
+        ):
+            period += 1
+        block.period = period
+        last = period * (block.count - 1)
+        for key, mask in mine.items():
+            # Nothing goes between repetitions, and what follows comes after the last.
+            whole = (mask << last) | mask
+            for number in range(1, block.count - 1):
+                whole |= mask << period * number
+            self.fabric.taken[key] = block.taken.get(key, 0) | whole
+        for ring in (*self.acts.values(), *self.accs.values()):
+            ring.free_from = [cycle + last if cycle else 0 for cycle in ring.free_from]
+        for table in (self.installed, self.last_abc):
+            for plane in table:
+                table[plane] += last
+        self.end += last
+        return last, block.values * (block.count - 1)
+
+    def _first_uses(self, block: Block, outputs: Sequence[Renamed]) -> list[int]:
+        """Return the first cycle in which the block uses each of its inputs."""
+        entries: dict[int, int] = {}
+        for (kind, _, _), queue in self.numbers.items():
+            if kind == "mxm_abc":
+                for issue in self.issues.get(queue, [])[block.begin.get(queue, 0) :]:
+                    value = issue.intents[0]
+                    entries[value] = min(entries.get(value, issue.cycle), issue.cycle)
+        found = []
+        for output in outputs:
+            if output.place is None:
+                found.append(entries[output.old])
+                continue
+            queue = self.numbers["mem_read", output.place.side, output.place.slices[0]]
+            reads = self.issues[queue][block.begin.get(queue, 0) :]
+            row = output.place.row
+            found.append(min(i.cycle for i in reads if getattr(i.op, "addr", -1) == row))
+        return found
+
+
+def _clear(mask: int, before: int, period: int) -> bool:
+    """Tell whether a resource's use can be repeated: by itself, and after what was there before."""
+    width = mask.bit_length()
+    shift = period
+    while shift < width:
+        if mask & mask << shift:
+            return False
+        shift += period
+    return not mask << period & before

@@ -45,10 +45,14 @@ class Stored:
 
 @dataclasses.dataclass(eq=False)
 class Constant:
-    """A constant operand, (items, vector) of 32 bits; placed in memory where the stencil likes."""
+    """A constant operand, (layers, items, vector) of 32 bits; placed where the stencil likes.
+
+    Where what is scheduled happens once there is one layer.
+    """
 
     data: NDArray[np.generic]
     vecs: Sequence[Vec] = ()
+    side: Hemisphere | None = None  #: where it must lie, if that matters
 
 
 @dataclasses.dataclass(eq=False)
@@ -85,12 +89,14 @@ class Store:
     """Write the node's results to memory; ``vecs`` is filled in, one an item.
 
     ``at`` names the place of each item, all in the same slices; otherwise the fit chooses a set,
-    beginning with number ``prefer``: operands that meet in one stencil want different sets.
+    beginning with number ``prefer``, or that alone: operands that meet in one stencil want
+    different sets.
     """
 
     side: Hemisphere
     at: Sequence[Place] | None = None
     prefer: int = 0
+    only: bool = False
     vecs: list[Vec] = dataclasses.field(default_factory=list)
 
 
@@ -120,6 +126,7 @@ class Region:
     first: int
     byte: int  #: byte of the result that goes there
     rows_a_tile: int
+    stride: int = 0  #: rows to the next layer's
 
 
 @dataclasses.dataclass(eq=False)

@@ -37,16 +37,17 @@ class Issues:
 
 
 def add_offsets(
-    kind: str, word: int, offsets: NDArray[np.int64], cache: dict[int, Instruction]
+    word: int, op: type[Instruction], offsets: NDArray[np.int64], config: Config
 ) -> NDArray[np.uint64]:
-    """Return ``word`` with each of ``offsets`` added to its address, modulo the field."""
-    op = cache.get(word)
-    if op is None:
-        op = cache[word] = decode(kind, word)
+    """Return ``word`` with each of ``offsets`` added to its address.
+
+    Addresses go round at the power of two that holds all those of the configuration: so LW, whose
+    rows are half a tile or a quarter apart, begins the next tile by itself.
+    """
     spec = op.address()
     if spec is None:
         return np.full(len(offsets), word, np.uint64)
-    mask = (1 << spec.bits) - 1
+    mask = (1 << spec.used(config).bit_length()) - 1
     address = ((word >> spec.low) + offsets) & mask
     return np.uint64(word & ~(mask << spec.low)) | (
         address.astype(np.uint64) << np.uint64(spec.low)
@@ -56,8 +57,8 @@ def add_offsets(
 class _Walker:
     """Walks one queue's words; stops at each Sync until told when it resumes."""
 
-    def __init__(self, name: str, kind: str, words: NDArray[np.uint64], start: int, *, loops: bool):
-        self.name, self.kind, self.loops = name, kind, loops
+    def __init__(self, name: str, kind: str, words: NDArray[np.uint64], start: int, config: Config):
+        self.name, self.kind, self.config = name, kind, config
         self.words = [int(word) for word in words]
         self.pc, self.time = start, 0
         self.parked = self.halted = False
@@ -85,7 +86,8 @@ class _Walker:
         self.total += len(cycles)
         if self.total > MAX_ISSUES:
             raise self.fail(f"more than {MAX_ISSUES} issues")
-        self.segments.append((cycles, add_offsets(self.kind, word, offsets, self.cache), self.pc))
+        op = type(self.cache.get(word) or decode(self.kind, word))
+        self.segments.append((cycles, add_offsets(word, op, offsets, self.config), self.pc))
 
     def run(self) -> None:
         """Walk until the queue parks or halts."""
@@ -112,7 +114,7 @@ class _Walker:
                 self.time += op.count * op.distance
                 previous = None
             elif isinstance(op, icu.Loop):
-                if not self.loops:
+                if not self.config.loops:
                     raise self.fail("Loop on a chip without loops")
                 self.time += 1
                 done = loop[1] if loop and loop[0] == self.pc else 0
@@ -182,9 +184,7 @@ def expand(
         if index not in numbers:
             raise SequenceError(f"queue {index}: the chip has {len(numbers)} queues")
     walkers = {
-        queue.index: _Walker(
-            queue.name, queue.kind, programs[queue.index], start, loops=config.loops
-        )
+        queue.index: _Walker(queue.name, queue.kind, programs[queue.index], start, config)
         for queue in queues(config)
         if queue.index in programs
     }
