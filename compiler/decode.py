@@ -31,6 +31,8 @@ from waterclock.compiler.stencil import (
 )
 from waterclock.isa.floorplan import Hemisphere
 
+CHUNK = 4  #: result vectors a plane after which gate and up go on into SwiGLU
+
 LOG2E = float(np.float32(np.log2(np.e)))
 
 
@@ -102,7 +104,8 @@ class Decode(Blocks):
         count = len(self.image.ffn)
         entries = {key: self.plan.acts[key].take(count) for key in self.planes}
         acts: dict[PlaneKey, list[Act]] = {key: [Act(0, 0, 0)] * count for key in self.planes}
-        chunk = self.config.planes * (self.config.acc_entries // 2)
+        # What leaves the VXM takes streams from the weights that come next: it is scheduled first.
+        chunk = self.config.planes * CHUNK
         for base in range(0, count, chunk):
             items = range(base, min(base + chunk, count))
             gate = self.linear(f"{prefix}.gate", items, state.acts)

@@ -145,10 +145,12 @@ class Image:
         both = Hemisphere.WEST, Hemisphere.EAST
         keys = [pair for pack in self.key_packs for pair in pack.keys]
         queries = [pair for pack in self.key_packs for member in pack.queries for pair in member]
-        for name, pairs in (("k", keys), ("q", queries)):
+        for name, pairs, first in (("k", keys, 0), ("q", queries, len(keys))):
             outs = [pair[part] for pair in pairs for part in (0, 1)]
             planes = [
-                (both[part], i % self.config.planes) for i in range(len(pairs)) for part in (0, 1)
+                (both[part], (first + i) % self.config.planes)
+                for i in range(len(pairs))
+                for part in (0, 1)
             ]
             self._linear(f"{prefix}.{name}", outs, self.hidden, planes, k_major=False)
         values = [vec for pack in self.value_packs for vec in pack.values]
