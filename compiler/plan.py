@@ -222,6 +222,7 @@ class Plan:
             if kind == "mxm_abc":
                 for issue in self.issues.get(queue, [])[block.begin.get(queue, 0) :]:
                     value = issue.intents[0]
+                    assert isinstance(value, int), "each ABC is an issue of its own"
                     entries[value] = min(entries.get(value, issue.cycle), issue.cycle)
         found = []
         for output in outputs:

@@ -93,9 +93,19 @@ def test_repeat_issues_again_at_a_distance_and_adds_its_stride():
     assert found.halt == 16
 
 
-def test_stride_goes_round_at_the_end_of_the_field():
-    text = "read addr=65535, dst=E0; repeat count=2, distance=1, stride=1"
-    assert issued(text) == [(0, 65535), (1, 0), (2, 1)]
+def test_stride_goes_round_at_the_end_of_the_slice():
+    last = CONFIG.depth - 1
+    text = f"read addr={last}, dst=E0; repeat count=2, distance=1, stride=1"
+    assert issued(text) == [(0, last), (1, 0), (2, 1)]
+
+
+def test_rows_of_lw_go_round_at_the_end_of_a_tile():
+    config = load_config("medium")
+    queue = next(queue for queue in queues(config) if queue.kind == "mxm_lw")
+    text = ["lw row=0, src=E0, order=ROWS", "repeat count=3, distance=1, stride=16"]
+    found = expand(config, {queue.index: np.array(assemble("mxm_lw", text), np.uint64)})
+    rows = [decode("mxm_lw", int(word)).row for word in found[queue.index].words]  # type: ignore[attr-defined]
+    assert rows == [0, 16, 0, 16]
 
 
 def test_repeat_of_an_instruction_without_an_address_ignores_the_stride():
@@ -259,7 +269,7 @@ def stepped(program: list[Instruction]) -> tuple[list[tuple[int, int]], int]:
         elif isinstance(op, icu.Repeat):
             issue, address = cycle - 1, found[-1][1]
             for k in range(1, op.count + 1):
-                found.append((issue + k * op.distance, (address + k * op.stride) % (1 << 16)))
+                found.append((issue + k * op.distance, (address + k * op.stride) % CONFIG.depth))
             cycle = found[-1][0] + 1
         elif isinstance(op, icu.Loop):
             cycle += 1
@@ -272,7 +282,7 @@ def stepped(program: list[Instruction]) -> tuple[list[tuple[int, int]], int]:
             assert isinstance(op, mem.Read)
             loop = next((i for i in program[pc:] if isinstance(i, icu.Loop)), None)
             stride = loop.stride * round_ if loop else 0
-            found.append((cycle, (op.addr + stride) % (1 << 16)))
+            found.append((cycle, (op.addr + stride) % CONFIG.depth))
             cycle += 1
         pc += 1
     return found, cycle
@@ -289,7 +299,7 @@ def legal_programs(draw: st.DrawFn) -> list[Instruction]:
             if draw(st.booleans()):
                 block.append(icu.NOP(count=draw(st.integers(0, 9))))
                 continue
-            block.append(mem.Read(addr=draw(st.integers(0, 65535)), dst=0))
+            block.append(mem.Read(addr=draw(st.integers(0, CONFIG.depth - 1)), dst=0))
             if draw(st.booleans()):
                 count, distance = draw(st.integers(1, 5)), draw(st.integers(1, 5))
                 block.append(icu.Repeat(count=count, distance=distance, stride=draw(signed)))
