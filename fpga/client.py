@@ -9,6 +9,7 @@ from waterclock.isa.config import Config
 from waterclock.isa.errors import UserError
 
 TRIES = 8
+TIMEOUT = 0.5  #: seconds, where nothing is said
 MOST_NOISE = 4096  #: bytes that may arrive instead of a response
 HELLO = 0  #: sequence number of the first request, whose response never changes
 SEQUENCES = 256
@@ -49,7 +50,7 @@ class LinkClient:
         By every method, when the board does not answer.
     """
 
-    def __init__(self, line: Line, config: Config, timeout: float = 0.5):
+    def __init__(self, line: Line, config: Config, timeout: float = TIMEOUT):
         self.line, self.config, self.timeout = line, config, timeout
         self._row = host.staging_words(config)
         self._sequence = HELLO
@@ -69,10 +70,11 @@ class LinkClient:
             raise UserError(f"{self.line.name}: found {magic:#010x} as MAGIC, no Waterclock")
         (version,) = self.read(host.VERSION.offset)
         major = host.VERSION.field("major").low
-        if version >> major != host.VERSION.value(config) >> major:
+        found, wanted = ((v >> major, v & 0xFFFF) for v in (version, host.VERSION.value(config)))
+        if found[0] != wanted[0] or found < wanted:
             raise UserError(
-                f"{self.line.name}: found register map {version >> major}, expected "
-                f"{host.VERSION.value(config) >> major}: load a bitstream of this version"
+                f"{self.line.name}: found register map {found[0]}.{found[1]}, expected "
+                f"{wanted[0]}.{wanted[1]} or newer: load a bitstream of this version"
             )
         for register in host.REGISTERS:
             if not callable(register.reset):

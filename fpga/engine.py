@@ -67,8 +67,9 @@ class UARTEngine(HostedEngine):
         """See ``HostedEngine``."""
         ports = self.program.ports
         cycles = self._launch(schedule.start)
+        (signature,) = self.client.read(host.SIGNATURE.offset)
         logits = self._get(ports["logits"]).astype(np.float32)
-        return Step(int(self._get(ports["token"])[0]), logits, cycles)
+        return Step(int(self._get(ports["token"])[0]), logits, cycles, signature)
 
     def run(
         self, tokens: Sequence[int], steps: int, position: int = 0, choose: Choose | None = None

@@ -20,7 +20,7 @@ UNITS = {
     "VXM": "vxm_tile vxm_reducer",
     "MXM": "mxm_core mxm_feed",
     "SXM": "sxm_*",
-    "host port": "host_port",
+    "host port": "host_port signature",
 }
 REST = "streams, wiring"  #: what is in the top module itself
 

@@ -1,10 +1,20 @@
 """A serial port as the line of a ``LinkClient``."""
 
+import contextlib
+import os
+
 import serial
 
 from waterclock.isa.errors import UserError
 
 BAUD = 1_000_000
+WRITE_SECONDS = 10.0  #: for a frame; a port that takes nothing is given up
+#: What a port raises that is gone; SerialException is an OSError.
+GONE: tuple[type[Exception], ...] = (OSError,)
+with contextlib.suppress(ImportError):  # not everywhere
+    import termios
+
+    GONE += (termios.error,)
 
 
 class SerialLine:
@@ -19,9 +29,10 @@ class SerialLine:
     def __init__(self, port: str, baud: int = BAUD):
         self.name = port
         try:
-            self._port = serial.Serial(port, baud, timeout=0)
-        except (OSError, ValueError) as error:  # SerialException is an OSError
-            reason = getattr(error, "strerror", None) or str(error)
+            self._port = serial.Serial(port, baud, timeout=0, write_timeout=WRITE_SECONDS)
+        except (*GONE, ValueError) as error:
+            number = getattr(error, "errno", None)
+            reason = os.strerror(number) if number else str(error)
             raise UserError(f"{port}: cannot be opened as a serial port: {reason}") from None
 
     def write(self, data: bytes) -> None:
@@ -29,7 +40,7 @@ class SerialLine:
         try:
             self._port.write(data)
             self._port.flush()
-        except OSError as error:
+        except GONE as error:
             raise self._gone(error) from None
 
     def read(self, timeout: float) -> bytes:
@@ -38,12 +49,12 @@ class SerialLine:
             self._port.timeout = timeout
             first = self._port.read(1)
             return first + self._port.read(self._port.in_waiting)
-        except OSError as error:
+        except GONE as error:
             raise self._gone(error) from None
 
     def close(self) -> None:
         """Close the port."""
         self._port.close()
 
-    def _gone(self, error: OSError) -> UserError:
+    def _gone(self, error: Exception) -> UserError:
         return UserError(f"{self.name}: the port is gone ({error}): is the cable plugged in?")

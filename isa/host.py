@@ -141,7 +141,7 @@ VERSION = _register(
     "Version of this map. Another major version is another map.",
     Field("minor", 0, 16, "grows with additions"),
     Field("major", 16, 16, "grows with changes"),
-    reset=2 << 16,
+    reset=2 << 16 | 1,
 )
 CONTROL = _register(
     "CONTROL",
@@ -213,6 +213,12 @@ COMMAND = _register(
     Access.WRITE,
     "Moves a row or word; the write is answered when it has been moved. Then ADDRESS is one more.",
     Field("command", 0, 2, "1: staging to memory; 2: memory to staging"),
+)
+SIGNATURE = _register(
+    "SIGNATURE",
+    0x034,
+    Access.READ,
+    "Of all memory writes of the last or current run, see `isa/signature.py`. A launch clears it.",
 )
 
 

@@ -22,6 +22,7 @@ from waterclock.rtl.mem import MEMGroup, MEMTile, tile_id
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS
 from waterclock.rtl.part import Nets, any_of, instance
+from waterclock.rtl.signature import RunSignature
 from waterclock.rtl.sram import IMEM_ID
 from waterclock.rtl.sxm import SXM, sxm_parts
 from waterclock.rtl.vxm import vxm_parts
@@ -40,6 +41,7 @@ def chip_parts(config: Config) -> dict[str, wiring.Component]:
         **vxm_parts(config),
         **mxm_parts(config),
         **(sxm_parts(config) if config.sxm else {}),
+        "signature": RunSignature(config),
         "host_port": HostPort(config),
     }
 
@@ -78,8 +80,15 @@ class Chip(wiring.Component):
                 port = getattr(self, name)
                 m.d.comb += host[name].eq(port) if member.flow is wiring.In else port.eq(host[name])
         words = self._queues(m, host)
+        signature = instance(m, "signature", self.parts["signature"], "signature")
+        m.d.comb += [
+            signature["launch"].eq(host["launch"]),
+            signature["running"].eq(self.running),
+            host["signature_value"].eq(signature["value"]),
+            host["settling"].eq(signature["settling"]),
+        ]
         east, west = self._columns()
-        self._memory(m, host, words, east, west)
+        self._memory(m, host, signature, words, east, west)
         self._vxm(m, words, east, west)
         self._edges(m, words, east, west)
         for index, found in enumerate(self.errors.values()):
@@ -147,6 +156,7 @@ class Chip(wiring.Component):
         self,
         m: Module,
         host: Nets,
+        signature: Nets,
         words: Words,
         east: list[list[Signal]],
         west: list[list[Signal]],
@@ -189,6 +199,8 @@ class Chip(wiring.Component):
                             )
                     m.d.comb += [east[k][x].eq(nets["east"]), west[k][x].eq(nets["west"])]
                     found[k].append(Mux(chosen.any(), nets["host_rdata"], 0))
+                    column = int(side) * config.groups + group
+                    m.d.comb += signature[f"sum_{k}_{column}"].eq(nets["sum"])
                     self.errors["mem"].append(nets["error"])
         vectors = Signal(config.vector * 8)
         m.d.sync += vectors.eq(Cat(any_of(values) for values in found))

@@ -50,6 +50,11 @@ class HostPort(wiring.Component):
         All queues begin at word ``start``; ``launch`` is high for one cycle.
     running : In(1)
         The chip works. Must rise some time after ``launch``, and falls when the run has ended.
+    settling : In(1)
+        The chip works, or what it did is still on its way: what the host reads may change. Falls
+        after ``running``, or with it.
+    signature_value : In(32)
+        What SIGNATURE tells.
     errors : In(5)
         Broken promises in this cycle, in the order of ``host.Error``.
     space, unit, address : Out
@@ -80,6 +85,8 @@ class HostPort(wiring.Component):
                 "launch": Out(1),
                 "start": Out(host.PC_BITS),
                 "running": In(1),
+                "settling": In(1),
+                "signature_value": In(host.DATA_BITS),
                 "errors": In(host.CAUSES),
                 "space": Out(1),
                 "unit": Out(host.UNIT_BITS),
@@ -108,12 +115,12 @@ class HostPort(wiring.Component):
         return m
 
     def _run(self, m: Module) -> None:
-        """Follow the run: from launch until ``running`` falls."""
-        before = Signal()
-        m.d.sync += [self.launch.eq(0), before.eq(self.running)]
+        """Follow the run: from launch until ``running`` and ``settling`` fall."""
+        active, before = self.running | self.settling, Signal()
+        m.d.sync += [self.launch.eq(0), before.eq(active)]
         with m.If(self.running):
             m.d.sync += self.cycles.eq(self.cycles + 1)
-        with m.Elif(before):
+        with m.If(before & ~active):
             m.d.sync += [self._busy.eq(0), self.done.eq(1)]
 
     def _window(self, m: Module) -> Signal:
@@ -228,6 +235,7 @@ class HostPort(wiring.Component):
             host.ERROR.name: self._sticky,
             host.CYCLES_LOW.name: self.cycles[: host.DATA_BITS],
             host.CYCLES_HIGH.name: high,
+            host.SIGNATURE.name: self.signature_value,
             host.SELECT.name: Cat(self.unit, self.space),
             host.ADDRESS.name: self.address,
         }

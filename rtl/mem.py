@@ -5,11 +5,12 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
-from waterclock.isa import mem
+from waterclock.isa import mem, signature
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, Instruction, instructions, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction
 from waterclock.rtl.part import any_of, field
+from waterclock.rtl.signature import hash_of, sum_of
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
 from waterclock.rtl.sram import SRAM, TwoPortSRAM
 
@@ -72,6 +73,8 @@ class MEMTile(wiring.Component):
     host_addr : In(16)
     id : In(16)
         The constant ``tile_id``.
+    hash : Out(29)
+        Of the write of the cycle before, see ``isa/signature.py``; zero if there was none.
     error : Out(1)
         A promise was broken in the cycle before. The address of a Gather or Scatter is checked
         in simulation only: its high map byte would cost an FPGA thousands of LUTs.
@@ -100,6 +103,7 @@ class MEMTile(wiring.Component):
                 "host_we": In(1),
                 "host_addr": In(mem.ADDRESS_BITS),
                 "id": In(SRAM_ID_BITS),
+                "hash": Out(signature.HASH_BITS),
                 "error": Out(1),
             }
         )
@@ -206,9 +210,11 @@ class MEMTile(wiring.Component):
         width, row_bits = config.lanes * BYTE, exact_log2(config.rows)
         host_writing, wdata = Signal(), Signal(width)
         m.d.comb += host_writing.eq(self.host_en & self.host_we)
+        sampling = writing | host_writing
         # While the host writes, no instruction is there, and the field of zeros means path 0.
-        with m.If(writing | host_writing):
+        with m.If(sampling):
             self._sample(m, field(self.write_out, mem.Write, "src"), 1, wdata)
+        m.d.comb += self.hash.eq(hash_of(m, sampling, wdata, write_addr[: ceil_log2(config.depth)]))
         looked, written = (Signal(2, name=name) for name in ("looked", "written"))
         for index in range(2):
             m.d.comb += [
@@ -306,6 +312,8 @@ class MEMGroup(wiring.Component):
         paths.
     id : In(16)
         ``tile_id`` of the first slice; the others follow.
+    sum : Out(32)
+        Of the tiles' hashes, a cycle later; see ``rtl/signature.py``.
     error : Out(1)
         A promise was broken one or two cycles ago. What may not be sampled where streams share
         paths is found in simulation only.
@@ -338,6 +346,7 @@ class MEMGroup(wiring.Component):
                 "host_rdata": Out(width),
                 "outward": In(1),
                 "id": In(SRAM_ID_BITS),
+                "sum": Out(signature.BITS),
                 "error": Out(1),
             }
         )
@@ -357,6 +366,7 @@ class MEMGroup(wiring.Component):
         errors = Cat(tile["error"] for tile in tiles)
         double = self._driven(m, tiles)
         m.d.sync += self.error.eq(errors.any() | double)
+        m.d.comb += self.sum.eq(sum_of(m, [tile["hash"] for tile in tiles]))
         with m.If(double):
             m.d.sync += Assert(0, Format("MEM tiles from {}: two drive one path", self.id))
         return m
@@ -367,6 +377,7 @@ class MEMGroup(wiring.Component):
             "read_valid": Signal(name=f"valid_{index}"),
             "read_dst": Signal(STREAM_BITS, name=f"dst_{index}"),
             "read_data": Signal(self._width, name=f"data_{index}"),
+            "hash": Signal(signature.HASH_BITS, name=f"hash_{index}"),
             "error": Signal(name=f"error_{index}"),
         }
         words = {
@@ -447,10 +458,7 @@ class MEMGroup(wiring.Component):
         return chosen
 
     def _driven(self, m: Module, tiles: list[dict[str, Signal]]) -> Signal:
-        """Step the stream registers; what a slice drives takes the place of what arrives.
-
-        Returns whether two slices drive one path.
-        """
+        """Step the stream registers, let slices drive them; return whether two drive one path."""
         config, width = self.config, self._width
         low = ceil_log2(config.paths)
         valid = Cat(tile["read_valid"] for tile in tiles)

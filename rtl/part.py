@@ -25,6 +25,11 @@ def any_of(values: Iterable[Value]) -> Value:
     return reduce(operator.or_, values)
 
 
+def xor_of(values: Iterable[Value]) -> Value:
+    """Return the bitwise exclusive or of ``values``."""
+    return reduce(operator.xor, values)
+
+
 def gated(m: Module, condition: Value, value: Value, name: str) -> Signal:
     """Return a register with ``value`` of the cycle before, or zero without the ``condition``.
 

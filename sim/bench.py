@@ -74,6 +74,11 @@ async def run_program(dut):
             # Writes of this run, and none of the next, are in the trace up to here.
             end = int(get_sim_time("ns")) // CLOCK_UNITS
             token = b"".join([(await host.read_row(*place))[:1] for place in job["token"]])
-            line = {"cycles": cycles, "end": end, "token": int.from_bytes(token, "little")}
+            line = {
+                "cycles": cycles,
+                "signature": await bus.read(registers.SIGNATURE.offset),
+                "end": end,
+                "token": int.from_bytes(token, "little"),
+            }
             steps.write(json.dumps(line) + "\n")
             steps.flush()

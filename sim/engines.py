@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from waterclock.isa.program import Program, QuantisedModel, Schedule
 from waterclock.sim.golden import machine
+from waterclock.sim.signature import signature_of
 from waterclock.sim.tensor import POSITIONS, TensorModel
 
 #: Returns the next token from logits (vocab,): how a host chooses instead of the chip.
@@ -21,12 +22,13 @@ class Step:
     """What one token gave: the next token, logits, cycles.
 
     ``next`` is the machine's own choice, or the host's where it was asked. ``cycles`` is None
-    where nothing is scheduled.
+    where nothing is scheduled, ``signature`` where no memory is written (``isa/signature.py``).
     """
 
     next: int
     logits: NDArray[np.float32]  #: (vocab,)
     cycles: int | None
+    signature: int | None = None
 
 
 class Engine(Protocol):
@@ -145,7 +147,8 @@ class GoldenEngine(HostedEngine):
         golden, ports = self.golden, self.program.ports
         done = golden.run(schedule)
         logits = golden.read(ports["logits"]).astype(np.float32)
-        return Step(int(golden.read(ports["token"])[0]), logits, done.cycles)
+        signature = signature_of(self.program.config, done.cycles, done.writes)
+        return Step(int(golden.read(ports["token"])[0]), logits, done.cycles, signature)
 
     def close(self) -> None:
         """See ``Engine``."""

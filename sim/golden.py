@@ -20,6 +20,7 @@ from waterclock.sim.mem import MEMSlice, Paths
 from waterclock.sim.mxm import Plane
 from waterclock.sim.plan import LONGEST, Event, plan
 from waterclock.sim.port import Hazard
+from waterclock.sim.signature import Write
 from waterclock.sim.sxm import SXM
 from waterclock.sim.vxm import VXM
 
@@ -130,7 +131,7 @@ class Run:
     """
 
     cycles: int
-    writes: list[tuple[int, int, int, int | tuple[int, ...], NDArray[np.uint8]]]
+    writes: list[Write]
 
 
 class Golden:

@@ -59,6 +59,8 @@ class Host:
         await self.bus.write(host.START.offset, start)
         await self.bus.write(host.CONTROL.offset, 1)
         await done()
+        while not await self.bus.read(host.STATUS.offset) >> host.STATUS.field("done").low & 1:
+            pass
         error = await self.bus.read(host.ERROR.offset)
         if error:
             raise RuntimeError(f"the chip reports an error: {host.Error(error)!r}")

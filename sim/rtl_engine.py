@@ -136,7 +136,7 @@ class RTLEngine:
             values, token = logits.values(), step["token"]
             if choose is not None and index >= len(tokens) - 1:
                 token = given[index + 1] = choose(values)
-            yield Step(token, values, step["cycles"])
+            yield Step(token, values, step["cycles"], step["signature"])
 
     def close(self) -> None:
         """End the simulation, see ``Engine``."""

@@ -19,6 +19,7 @@ from waterclock.compiler.compile import (
     with_context,
 )
 from waterclock.compiler.source import STORY, find_model, is_source, load_source
+from waterclock.fpga.client import TIMEOUT, LinkClient
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.program import Program, QuantisedModel, load_program
@@ -32,6 +33,7 @@ from waterclock.sim.engines import (
 )
 
 ENGINES = ("tensor", "golden", "rtl", "uart")
+SIGNATURES = 4  #: steps whose signature is predicted: half a second each
 
 
 def story() -> Path:
@@ -125,6 +127,8 @@ class Result:
     cycles_measured: list[int] | None
     limit_cycles: int | None
     exact: bool
+    signatures_measured: list[int | None] | None  #: see ``isa/signature.py``
+    signatures_predicted: list[int | None] | None  #: by the golden machine, for the first steps
     cycles_per_second: float | None
     wall_seconds: float
     logits: NDArray[np.float32] = dataclasses.field(repr=False)
@@ -181,6 +185,7 @@ def engine_of(
     wave: Path | None = None,
     progress: Callable[[str], None] | None = None,
     port: str | None = None,
+    timeout: float = TIMEOUT,
 ) -> Engine:
     """Return an engine by name, see ``run``; all but the tensor engine need a program.
 
@@ -196,7 +201,7 @@ def engine_of(
     if not isinstance(model, Program):
         raise UserError(f"engine: {name} runs programs, and {model.name} is not compiled")
     if name == "uart":
-        return _board(model, port, progress)
+        return _board(model, port, timeout, progress)
     if name == "golden":
         return GoldenEngine(model)
     from waterclock.sim.rtl_engine import RTLEngine
@@ -204,19 +209,27 @@ def engine_of(
     return RTLEngine(model, wave, progress)
 
 
-def _board(program: Program, port: str | None, progress: Callable[[str], None] | None) -> Engine:
+def _board(
+    program: Program, port: str | None, timeout: float, progress: Callable[[str], None] | None
+) -> Engine:
     """Return the engine of the board at a serial port."""
     if port is None:
         raise UserError("engine: uart needs a serial port: give one with --port")
+    if not 0 < timeout < float("inf"):
+        raise UserError(f"timeout: found {timeout}, expected seconds above 0")
     try:
         from waterclock.fpga.serial_line import SerialLine
     except ImportError:
         raise UserError("pyserial: found none: pip install pyserial") from None
-    from waterclock.fpga.client import LinkClient
     from waterclock.fpga.engine import UARTEngine
 
-    client = LinkClient(SerialLine(port), program.config)
-    client.connect()
+    line = SerialLine(port)
+    client = LinkClient(line, program.config, timeout)
+    try:
+        client.connect()
+    except UserError:
+        line.close()
+        raise
     if progress:
         progress("loading the program")
     return UARTEngine(program, client)
@@ -234,6 +247,8 @@ def run(
     wave: Path | None = None,
     progress: Callable[[str], None] | None = None,
     port: str | None = None,
+    timeout: float = TIMEOUT,
+    signatures: int = SIGNATURES,
 ) -> Result:
     """Feed a prompt and let the machine choose ``tokens`` tokens, greedily if nobody else does.
 
@@ -253,6 +268,10 @@ def run(
         Called with what is being done before the first step.
     port : str, optional
         Serial port of the board that the uart engine runs on.
+    timeout : float
+        Seconds of silence after which a request to the board is sent again.
+    signatures : int
+        Steps whose signature the golden machine predicts, after the run.
 
     Raises
     ------
@@ -261,6 +280,8 @@ def run(
     """
     steps = len(prompt_ids) + tokens - 1
     context = model.model["context"]
+    if signatures < 0:
+        raise UserError(f"signatures: found {signatures}, expected 0 or more")
     if tokens < 1:
         raise UserError(f"tokens: found {tokens}, expected 1 or more")
     if len(prompt_ids) > context:
@@ -274,8 +295,8 @@ def run(
         )
     program = model if isinstance(model, Program) else None
     ids: list[int] = []
-    logits, measured, exact = [], [], True
-    with contextlib.closing(engine_of(engine, model, wave, progress, port)) as machine:
+    logits, measured, signed, exact = [], [], [], True
+    with contextlib.closing(engine_of(engine, model, wave, progress, port, timeout)) as machine:
         judge = None
         if engine != "tensor":  # the judge goes where the machine goes
             judge = TensorEngine(model).run(prompt_ids, steps, choose=lambda _: step.next)
@@ -287,6 +308,7 @@ def run(
                 exact &= choose is not None or step.next == int(expected.argmax())
             logits.append(step.logits)
             measured.append(step.cycles)
+            signed.append(step.signature)
             if on_step:
                 on_step(position, step)
             if position >= len(prompt_ids) - 1:
@@ -297,6 +319,10 @@ def run(
     predicted = None
     if program:
         predicted = [schedule_at(program, i).cycles for i in range(len(measured))]
+    golden = None
+    if program and engine not in ("tensor", "golden"):
+        fed = [*prompt_ids, *ids][: min(signatures, len(signed))]
+        golden = [step.signature for step in GoldenEngine(program).run(fed, len(fed))]
     tokenizer = tokenizer_of(model)
     return Result(
         model=model.name,
@@ -309,6 +335,8 @@ def run(
         cycles_measured=measured if program else None,
         limit_cycles=program.limit_cycles if program else None,
         exact=exact,
+        signatures_measured=signed if engine != "tensor" else None,
+        signatures_predicted=golden,
         cycles_per_second=sum(measured) / seconds if program else None,
         wall_seconds=seconds,
         logits=np.array(logits, np.float32),

@@ -18,6 +18,7 @@ from waterclock.compiler.report import tables
 from waterclock.compiler.source import STORY, find_model, is_source
 from waterclock.compiler.trace import trace as trace_of
 from waterclock.conversation import TextStream, question
+from waterclock.fpga.client import TIMEOUT
 from waterclock.fpga.devices import DEVICES, Resources
 from waterclock.isa.config import load_config
 from waterclock.isa.errors import UserError
@@ -152,6 +153,12 @@ def run(
     logits: Annotated[Path | None, typer.Option(help="Write logits, .npy.")] = None,
     wave: Annotated[Path | None, typer.Option(help="Record waves, .fst (rtl).")] = None,
     port: Port = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds until a board is asked again (uart).")
+    ] = TIMEOUT,
+    signatures: Annotated[
+        int, typer.Option(help="Steps whose signature is compared with the golden machine's.")
+    ] = api.SIGNATURES,
 ) -> None:
     """Run a model, token by token, and compare every step with the tensor model."""
     if wave is not None and engine != "rtl":
@@ -189,6 +196,8 @@ def run(
         wave=wave,
         progress=lambda what: err.print(f"{what} ..."),
         port=port,
+        timeout=timeout,
+        signatures=signatures,
     )
     print()
     if logits is not None:
@@ -243,6 +252,10 @@ def _summary(result: api.Result) -> None:
         rate += f", {result.cycles_per_second:,.0f} cycles/s"
     table.add_row("simulated", rate)
     table.add_row("exact, every logit and token", "yes" if result.exact else "NO")
+    predicted, signed = result.signatures_predicted, result.signatures_measured
+    if predicted and signed:
+        same = signed[: len(predicted)] == predicted
+        table.add_row(f"signature as predicted, {len(predicted)} steps", "yes" if same else "NO")
     out.print(table)
 
 

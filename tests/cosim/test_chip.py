@@ -16,6 +16,7 @@ from waterclock.rtl.mem import tile_id
 from waterclock.sim.engines import TensorEngine, schedule_at
 from waterclock.sim.golden import machine
 from waterclock.sim.rtl_engine import RTLEngine
+from waterclock.sim.signature import signature_of
 
 TOKEN_BYTES = 4
 
@@ -46,6 +47,7 @@ def compare_with(engine: RTLEngine, program: Program, prompt: list[int], steps: 
             golden.write(program.ports["token"], value)
             by_host = copies * TOKEN_BYTES * config.superlanes
         expected = golden.run(schedule_at(program, position))
+        assert step.signature == signature_of(config, expected.cycles, expected.writes)
         lines = [line.split() for line in engine.writes[position][by_host:]]
         found = {}
         begin = int(lines[0][0]) - expected.writes[0][0]

@@ -2,16 +2,15 @@
 
 import os
 import random
-from collections import Counter
 from pathlib import Path
 
 import cocotb
 import pytest
 from cocotb.task import bridge, resume
 from cocotb.triggers import FallingEdge, Timer
+from faults import KINDS, Faults
 
 from waterclock.fpga.client import LinkClient
-from waterclock.fpga.frames import SYNC
 from waterclock.fpga.link import HostLink
 from waterclock.isa import host
 from waterclock.isa.config import load_config
@@ -59,7 +58,8 @@ module bench;
     .s_axil_wready(wready), .s_axil_bresp(bresp), .s_axil_bvalid(bvalid), .s_axil_bready(bready),
     .s_axil_araddr(araddr), .s_axil_arprot(arprot), .s_axil_arvalid(arvalid),
     .s_axil_arready(arready), .s_axil_rdata(rdata), .s_axil_rresp(rresp), .s_axil_rvalid(rvalid),
-    .s_axil_rready(rready), .launch, .start(), .running(|run), .errors(5'd0), .space, .unit,
+    .s_axil_rready(rready), .launch, .start(), .running(|run), .settling(1'b0),
+    .signature_value(32'd0), .errors(5'd0), .space, .unit,
     .address, .write, .read, .write_data, .read_data(answer[5]), .done(), .cycles());
   always @(posedge clk) begin
     run <= launch ? 100 : run - (|run);
@@ -78,16 +78,12 @@ endmodule
 
 
 class FaultyLine:
-    """The serial line bit by bit; called from the client's thread.
-
-    ``faults`` decides for each frame, in either direction, what becomes of its bytes.
-    """
+    """The serial line bit by bit, with its faults; called from the client's thread."""
 
     name = "line"
 
-    def __init__(self, dut, rng: random.Random, share: float):
-        self.dut, self.rng, self.share = dut, rng, share
-        self.faults: Counter[str] = Counter()
+    def __init__(self, dut, rng: random.Random):
+        self.dut, self.faults = dut, Faults(rng, 0.0)
         self.heard = bytearray()
         cocotb.start_soon(self._listen())
 
@@ -104,25 +100,9 @@ class FaultyLine:
             assert self.dut.tx.value == 1, "no stop bit"
             self.heard.append(byte)
 
-    def _spoil(self, data: bytes) -> bytes:
-        """Return what arrives of some bytes."""
-        if self.rng.random() >= self.share:
-            return data
-        kind = self.rng.choice(["flip", "drop", "garbage", "silence", "cut"])
-        self.faults[kind] += 1
-        at = self.rng.randrange(len(data))
-        if kind == "flip":
-            return data[:at] + bytes([data[at] ^ 1 << self.rng.randrange(8)]) + data[at + 1 :]
-        if kind == "drop":
-            return data[:at] + data[at + 1 :]
-        if kind == "garbage":
-            noise = self.rng.choice([self.rng.randbytes(3), bytes([SYNC]), bytes(2)])
-            return noise + data
-        return data[:at] if kind == "cut" else b""
-
     @resume
     async def write(self, data: bytes) -> None:
-        for byte in self._spoil(data):
+        for byte in self.faults.spoil(data):
             for bit in (0, *(byte >> bit & 1 for bit in range(8)), 1):
                 self.dut.rx.value = bit
                 await Timer(DIVISOR * PERIOD, "ns")
@@ -139,7 +119,7 @@ class FaultyLine:
             if len(self.heard) == size:
                 break
         data, self.heard = bytes(self.heard), bytearray()
-        return self._spoil(data) if data else b""
+        return self.faults.spoil(data) if data else b""
 
 
 def _session(client: LinkClient, rng: random.Random, enough) -> tuple[int, int]:
@@ -183,23 +163,24 @@ async def every_access_happens_once_whatever_the_line_does(dut):
     dut._log.info("seed %s", os.environ[SEED])
     await Timer(20, "ns")
     dut.rst.value = 0
-    line = FaultyLine(dut, rng, 0.0)
+    line = FaultyLine(dut, rng)
     client = LinkClient(line, CONFIG, TIMEOUT)
     quiet = iter(range(30))
     accesses, launches = await bridge(_session)(client, rng, lambda: next(quiet, None) is None)
     assert accesses == 30
     assert client.repeats == 0
-    line.share, wanted = 0.1, int(os.environ[FAULTS])
-    more, again = await bridge(_session)(client, rng, lambda: line.faults.total() >= wanted)
-    dut._log.info("%d accesses, %d repeats, faults %s", more, client.repeats, dict(line.faults))
+    faults = line.faults
+    faults.share, wanted = 0.1, int(os.environ[FAULTS])
+    more, again = await bridge(_session)(client, rng, lambda: faults.counts.total() >= wanted)
+    dut._log.info("%d accesses, %d repeats, faults %s", more, client.repeats, dict(faults.counts))
     assert int(dut.launches.value) == launches + again  # not one twice, not one lost
-    assert line.faults.total() >= wanted
-    assert min(line.faults[kind] for kind in ("flip", "drop", "garbage", "silence", "cut")) > 0
+    assert faults.counts.total() >= wanted
+    assert min(faults.counts[kind] for kind in KINDS) > 0
 
 
 @cocotb.test(timeout_time=LIMIT * PERIOD, timeout_unit="ns")
 async def a_line_without_a_board_is_one_clear_error(dut):
-    line = FaultyLine(dut, random.Random(0), 0.0)
+    line = FaultyLine(dut, random.Random(0))
     dut.rst.value = 1
     message = ""
     try:

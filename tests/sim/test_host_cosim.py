@@ -49,6 +49,7 @@ class Chip:
         self.answers: dict[int, int] = {}
         self.launches: list[int] = []
         self.wait, self.length, self.next_length = 0, 0, 1
+        self.settle, self.signature = 0, 0
         self.running_cycles = 0  # of the last or current run
         self.errors = 0  # to report in the next cycle
 
@@ -73,21 +74,29 @@ class Chip:
                 assert not self.busy, "launch while running"
                 self.launches.append(int(dut.start.value))
                 self.running_cycles, self.wait = 0, self.rng.randrange(1, 5)
-                self.length = self.next_length
+                self.length, self.settle = self.next_length, self.rng.randrange(5)
+                self.signature = self.rng.getrandbits(32)
             elif self.wait:
                 self.wait -= 1
             elif self.length:
                 self.length -= 1
+            elif self.settle:
+                self.settle -= 1
             running = self.length > 0 and not self.wait
             self.running_cycles += running
             dut.running.value = int(running)
+            settling = self.settle > 0 and not self.wait
+            dut.settling.value = int(settling)
+            # Whatever it is before all has settled.
+            steady = not (running or settling)
+            dut.signature_value.value = self.signature if steady else self.rng.getrandbits(32)
             dut.errors.value, self.errors = self.errors, 0
             dut.read_data.value = self.answers.pop(self.cycle, self.rng.getrandbits(bits))
 
     @property
     def busy(self) -> bool:
         """Whether a launched run has not ended."""
-        return self.wait > 0 or self.length > 0
+        return self.wait > 0 or self.length > 0 or self.settle > 0
 
 
 async def answers_are_held(dut) -> None:
@@ -187,6 +196,7 @@ class Host:
         low = await self.read(host.CYCLES_LOW.offset)
         assert await self.read(host.CYCLES_HIGH.offset) == 0
         assert low == self.chip.running_cycles > 0
+        assert await self.read(host.SIGNATURE.offset) == self.chip.signature
 
 
 def register_at(config: Config, offset: int) -> Register | None:
@@ -210,7 +220,7 @@ async def start(dut) -> tuple[Chip, Host, random.Random]:
     config = configuration(os.environ[CASE])
     dut._log.info("seed %d", cocotb.RANDOM_SEED)
     logging.getLogger(f"cocotb.{dut._name}.s_axil").setLevel(logging.WARNING)
-    for port in (dut.running, dut.errors, dut.read_data):
+    for port in (dut.running, dut.settling, dut.signature_value, dut.errors, dut.read_data):
         port.value = 0
     chip = Chip(dut, config, rng)
     model = Host(dut, config, chip)
