@@ -99,7 +99,10 @@ def test_runs_of_reads_are_as_good_as_single_reads(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("row", "what"),
-    [(ROWS - 2, f"address {ROWS} was never written"), (2 * CONFIG.rows - 2, "address 2048 of 2048")],
+    [
+        (ROWS - 2, f"address {ROWS} was never written"),
+        (2 * CONFIG.rows - 2, "address 2048 of 2048"),
+    ],
 )
 def test_the_read_of_a_run_that_breaks_a_promise_is_named(row: int, what: str) -> None:
     number = queue_numbers(CONFIG)["mem_read", WEST, 0]
