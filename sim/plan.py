@@ -1,5 +1,6 @@
 """The issues of a schedule in the order in which the golden machine executes them."""
 
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -72,7 +73,7 @@ def _runs(
     begins = np.flatnonzero(np.any(parts[:, 1:] != parts[:, :-1], axis=0)) + 1
     runs: list[tuple[int, Reads]] = []
     edges = [0, *begins.tolist(), len(places)]
-    for first, end in zip(edges[:-1], edges[1:], strict=True):
+    for first, end in pairwise(edges):
         for at in range(first, end, LONGEST):
             found = addresses[at : min(at + LONGEST, end)]
             cycle = cast(int, cycles[places[at]].item())
