@@ -207,8 +207,8 @@ class Image:
         if rows + outs * ins * self.loads <= config.depth or not spare:
             return [(slice(None), None)]
         begin, end = (outs * turn // config.planes * ins for turn in (key[1], key[1] + 1))
-        parts = [(slice(0, begin), None), (slice(begin, end), spare)]
-        return [part for part in (*parts, (slice(end, None), None)) if part[0].start != outs * ins]
+        cuts = [(0, begin, None), (begin, end, spare), (end, outs * ins, None)]
+        return [(slice(first, last), where) for first, last, where in cuts if first < last]
 
     @property
     def spare(self) -> tuple[int, ...]:
