@@ -1,15 +1,15 @@
 """The compiler's entry: a checkpoint and a configuration become a program."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.decode import Decode
 from waterclock.compiler.emit import emit
 from waterclock.compiler.image import Image
+from waterclock.compiler.memory import Place
 from waterclock.compiler.plan import NoFitError, Plan
 from waterclock.compiler.quantise import quantise
 from waterclock.isa.config import PRESETS, Config, load_config
@@ -150,7 +150,7 @@ def schedule_model(model: QuantisedModel, progress: Progress | None = None) -> P
         schedules=tuple(schedules),
         memory=image.memory.image,
         extents=np.array(image.memory.extents, np.int64),
-        ports=_ports(image),
+        ports={**mailbox_ports(image), "logits": port_of(image.logits, image.shape.vocab)},
         limit_cycles=-(-image.weight_bytes // config.stream_bytes),
     )
 
@@ -172,15 +172,17 @@ def _must_fit(image: Image, name: str) -> None:
     )
 
 
-def _ports(image: Image) -> dict[str, Port]:
-    def places(vecs: object) -> NDArray[np.int64]:
-        return np.array(vecs, np.int64)
-
+def mailbox_ports(image: Image) -> dict[str, Port]:
+    """Return the ports of what the host writes, with all copies."""
     ports = {}
     for name, vec in image.mailbox.items():
         copies = [[[[int(p.side), index, p.row] for index in p.slices]] for p in vec.places]
         shape = (image.config.vector,)
-        ports[name] = Port(places=places(copies), dtype="int32", shape=shape)
-    rows = [[[int(p.side), index, p.row] for index in p.slices] for p in image.logits]
-    ports["logits"] = Port(places=places([rows]), dtype="float32", shape=(image.shape.vocab,))
+        ports[name] = Port(places=np.array(copies, np.int64), dtype="int32", shape=shape)
     return ports
+
+
+def port_of(places: Sequence[Place], size: int) -> Port:
+    """Return the port of (size,) float32 that lies in ``places``, a vector each."""
+    rows = [[[int(p.side), index, p.row] for index in p.slices] for p in places]
+    return Port(places=np.array([rows], np.int64), dtype="float32", shape=(size,))
