@@ -113,12 +113,26 @@ class Attention(Blocks):
         op = stencil.op
         own = [2 * pair + part for pair, part, _ in items]
         other = [2 * pair + 1 - part for pair, part, _ in items]
-        x = op("fmul", Emitted([accs[out] for out in own]), self.scales(name, own))
-        y = op("fmul", Emitted([accs[out] for out in other]), self.scales(name, other))
+        x = self._biased(stencil, name, own, accs, state)
+        y = self._biased(stencil, name, other, accs, state)
         cos = Stored([self.rotary["cos"][dim] for _, _, dim in items])
         sin = Stored([self.rotary["-sin" if part else "sin"][dim] for _, part, dim in items])
         turned = op("fsub", op("fmul", x, cos), op("fmul", y, sin))
-        return op("fmul", turned, Stored([state.r] * len(items)))
+        return turned if self.model["biased"] else op("fmul", turned, self._norms(state, len(own)))
+
+    def _biased(
+        self, stencil: Stencil, name: str, outs: list[int], accs: dict[int, Acc], state: State
+    ) -> Node:
+        """Scale; with a bias, normalise and add it. Without, 1 / rms comes last: it may be late."""
+        scaled = stencil.op("fmul", Emitted([accs[out] for out in outs]), self.scales(name, outs))
+        if not self.model["biased"]:
+            return scaled
+        normal = stencil.op("fmul", scaled, self._norms(state, len(outs)))
+        lanes = [self.image.linear[name].outs[out] for out in outs]
+        return stencil.op("fadd", normal, self.constant(f"{name}.bias", lanes))
+
+    def _norms(self, state: State, count: int) -> Stored:
+        return Stored([state.r] * count)
 
     def _keys(self, layer: int, state: State) -> None:
         name = f"layers.{layer}.k"
@@ -188,8 +202,9 @@ class Attention(Blocks):
         for out, (pack, part) in enumerate(where):
             key, regions = next(iter(self.image.values[layer, pack, part].regions.items()))
             stencil = Stencil(self.config, [0])
-            scaled = stencil.op("fmul", Emitted([accs[out]]), self.scales(name, [out]))
-            normal = stencil.op("fmul", scaled, Stored([state.r]))
+            normal = self._biased(stencil, name, [out], accs, state)
+            if not self.model["biased"]:
+                normal = stencil.op("fmul", normal, self._norms(state, 1))
             maps = self.value_maps[key[0]]
             low, high = (Spread(key[0], [[region]], maps) for region in regions)
             stencil.op("mov", stencil.op("f32_to_i32", normal, sinks=[low]), sinks=[high])

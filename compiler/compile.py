@@ -111,13 +111,8 @@ def schedule_model(model: QuantisedModel, progress: Progress | None = None) -> P
     Raises
     ------
     UserError
-        When the model does not fit the chip, or has biases.
+        When the model does not fit the chip.
     """
-    if model.model["biased"]:
-        raise UserError(
-            f"{model.name}: queries, keys and values have biases, which are not scheduled yet: "
-            "only engine tensor runs it"
-        )
     config, context = model.config, model.model["context"]
     image = Image(model, config, context)
     _must_fit(image, model.name)

@@ -21,8 +21,9 @@ def write_random_llama(
     tied: bool,
     seed: int,
     context: int = 256,
+    biased: bool = False,
 ) -> Path:
-    """Write config.json and model.safetensors (float32) of a random Llama.
+    """Write config.json and model.safetensors (float32) of a random Llama, or Qwen2 if ``biased``.
 
     Matrices are drawn from N(0, 1 / sqrt(inputs)) and norms near 1, so that activations and
     logits stay near 1. Token 1 begins a text and token 2 ends it.
@@ -59,9 +60,12 @@ def write_random_llama(
             prefix + "mlp.up_proj.weight": matrix(ffn, hidden),
             prefix + "mlp.down_proj.weight": matrix(hidden, ffn),
         }
+        for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)) if biased else ():
+            bias = rng.normal(0, 0.5, count * head_dim).astype(np.float32)
+            tensors[f"{prefix}self_attn.{name}_proj.bias"] = bias
     config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": ["Qwen2ForCausalLM" if biased else "LlamaForCausalLM"],
+        "model_type": "qwen2" if biased else "llama",
         "hidden_act": "silu",
         "hidden_size": hidden,
         "intermediate_size": ffn,
@@ -79,6 +83,8 @@ def write_random_llama(
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
+    if biased:  # Qwen2 has them without saying so
+        del config["attention_bias"], config["mlp_bias"]
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     # Hugging Face refuses a file that does not name the framework it was written for.

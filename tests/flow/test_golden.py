@@ -21,6 +21,10 @@ SHAPES = {
     "long heads": {
         "hidden": 48, "heads": 2, "kv_heads": 2, "head_dim": 40, "ffn": 64, "vocab": 50,
     },
+    "biases": {
+        "hidden": 48, "heads": 4, "kv_heads": 2, "head_dim": 12, "ffn": 64, "vocab": 50,
+        "biased": True,
+    },
 }  # fmt: skip
 
 
