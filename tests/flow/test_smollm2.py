@@ -1,0 +1,45 @@
+"""SmolLM2-135M-Instruct on medium: all of it on one chip, proven, exact, near the limit."""
+
+import pytest
+
+from waterclock import Program, run
+from waterclock.api import loaded, scheduled
+from waterclock.compiler.check import check_program
+from waterclock.conversation import question
+from waterclock.isa.errors import UserError
+
+pytestmark = pytest.mark.long
+
+CONTEXT = 128
+MOST_CYCLES = 95_000  #: of a token
+MOST_CODE = 4 << 20  #: bytes of all instruction memories
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    try:
+        model = loaded("smollm2", "medium", CONTEXT)
+    except UserError as error:
+        pytest.skip(str(error))
+    return scheduled(model)
+
+
+def test_it_is_proven_and_near_the_limit(program):
+    proofs = check_program(program)
+    assert [proof.context for proof in proofs] == [64, 128]
+    assert program.limit_cycles == 65_664
+    assert max(schedule.cycles for schedule in program.schedules) <= MOST_CYCLES
+    words = sum(len(found) for schedule in program.schedules for found in schedule.words.values())
+    assert 8 * words <= MOST_CODE
+
+
+@pytest.mark.parametrize("engine", ["golden", "rtl"])
+def test_it_answers(program, engine):
+    prompt = question(program, "What is the capital of France?")
+    tokens = 16 if engine == "rtl" else 1
+    fed = prompt if engine == "rtl" else prompt[:2]
+    result = run(program, fed, tokens, engine)
+    assert result.exact
+    assert result.cycles_measured == result.cycles_predicted
+    if engine == "rtl":
+        assert "Paris" in (result.text or "")
