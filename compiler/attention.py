@@ -33,6 +33,7 @@ from waterclock.isa.floorplan import Hemisphere
 from waterclock.isa.mxm import Order, Weight, Window
 
 MASKED = -1e30  #: score of a position that is not there yet
+PAIRS = 2  #: pairs of query vectors a plane after which projections go on into the rotation
 DIGITS = ((1, Weight.HIGH), (0, Weight.LOW))  #: region of a byte plane, and how it counts
 
 
@@ -175,19 +176,23 @@ class Attention(Blocks):
             for member, pairs in enumerate(pack.queries)
             for pair in range(len(pairs))
         ]
-        accs = self.linear(name, range(2 * len(where)), state.acts)
         items = [(i, part, pair) for i, (_, _, pair) in enumerate(where) for part in (0, 1)]
-        count = len(items)
-        ready = [max(accs[2 * i].ready, accs[2 * i + 1].ready) for i, _, _ in items]
-        stencil = Stencil(self.config, offsets(ready))
-        node = self._rotated(stencil, name, items, accs, state)
-        entries = {key: self.plan.acts[key].take(count) for key in self.planes}
-        sinks = self.on_all_planes(entries, range(count))
-        for side in Hemisphere:
-            stencil.op("f32_to_f16", node, sinks=sinks[side])
-        fit(self.plan, stencil)
-        acts = {key: [Act(0, 0, 0)] * count for key in self.planes}
-        self.loaded(entries, range(count), sinks, acts)
+        entries = {key: self.plan.acts[key].take(len(items)) for key in self.planes}
+        acts = {key: [Act(0, 0, 0)] * len(items) for key in self.planes}
+        # A few at a time: what leaves the VXM takes streams from the weights that come next.
+        chunk = 2 * self.config.planes * PAIRS
+        for base in range(0, len(items), chunk):
+            numbers = range(base, min(base + chunk, len(items)))
+            some = [items[i] for i in numbers]
+            accs = self.linear(name, [2 * i + part for i, part, _ in some], state.acts)
+            ready = [max(accs[2 * i].ready, accs[2 * i + 1].ready) for i, _, _ in some]
+            stencil = Stencil(self.config, offsets(ready))
+            node = self._rotated(stencil, name, some, accs, state)
+            sinks = self.on_all_planes(entries, numbers)
+            for side in Hemisphere:
+                stencil.op("f32_to_f16", node, sinks=sinks[side])
+            fit(self.plan, stencil)
+            self.loaded(entries, numbers, sinks, acts)
         return {
             (*where[pair], part): {key: acts[key][item] for key in self.planes}
             for item, (pair, part, _) in enumerate(items)
