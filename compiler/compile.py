@@ -11,6 +11,8 @@ from waterclock.compiler.emit import emit
 from waterclock.compiler.image import Image
 from waterclock.compiler.memory import Place
 from waterclock.compiler.plan import NoFitError, Plan
+from waterclock.compiler.prefill import Prefill
+from waterclock.compiler.prefill_rows import SETS, Rows, block_size
 from waterclock.compiler.quantise import quantise
 from waterclock.isa.config import PRESETS, Config, load_config
 from waterclock.isa.errors import UserError
@@ -95,36 +97,46 @@ def compile_model(
     context: int | None = None,
     tokenizer: str | None = None,
     progress: Progress | None = None,
+    *,
+    prefill: bool = False,
 ) -> Program:
     """Compile a checkpoint for a chip, see ``quantised_model`` and ``schedule_model``."""
-    return schedule_model(quantised_model(checkpoint, config, context, tokenizer), progress)
+    model = quantised_model(checkpoint, config, context, tokenizer)
+    return schedule_model(model, progress, prefill=prefill)
 
 
-def schedule_model(model: QuantisedModel, progress: Progress | None = None) -> Program:
+def schedule_model(
+    model: QuantisedModel, progress: Progress | None = None, *, prefill: bool = False
+) -> Program:
     """Compile a model for the chip of its configuration.
 
     Parameters
     ----------
     progress : callable, optional
         Called with (what, done, total).
+    prefill : bool
+        Whether to schedule blocks of positions too.
 
     Raises
     ------
     UserError
-        When the model does not fit the chip.
+        When the model does not fit the chip, or is wanted in blocks that cannot be.
     """
     config, context = model.config, model.model["context"]
     image = Image(model, config, context)
     _must_fit(image, model.name)
+    rows = _rows(image, context, model.name) if prefill else None
     schedules = []
-    sizes = buckets(context)
+    sizes = [(size, 1) for size in buckets(context)]
+    if rows:
+        sizes += [(size, rows.size) for size, _ in sizes if size >= rows.size]
     start = 0
-    for done, size in enumerate(sizes):
+    for done, (size, positions) in enumerate(sizes):
         if progress:
             progress("scheduling", done, len(sizes))
-        plan = Plan(config, image.memory, size)
+        plan = Plan(config, image.memory, size, positions)
         try:
-            Decode(plan, image).run()
+            (Prefill(plan, image, rows) if rows and positions > 1 else Decode(plan, image)).run()
         except NoFitError as error:
             raise UserError(
                 f"{model.name}: cannot be scheduled on preset {config.name}: {error}; "
@@ -134,9 +146,10 @@ def schedule_model(model: QuantisedModel, progress: Progress | None = None) -> P
         schedules.append(emit(plan, start))
         start += max(len(words) for words in schedules[-1].words.values())
     if start > config.imem_words:
+        less = "leave out --prefill" if rows else "use a smaller --context"
         raise UserError(
             f"{model.name}: the instructions need {start} words a queue, preset "
-            f"{config.name} has {config.imem_words}: use a smaller --context"
+            f"{config.name} has {config.imem_words}: {less}"
         )
     if progress:
         progress("scheduling", len(sizes), len(sizes))
@@ -145,9 +158,30 @@ def schedule_model(model: QuantisedModel, progress: Progress | None = None) -> P
         schedules=tuple(schedules),
         memory=image.memory.image,
         extents=np.array(image.memory.extents, np.int64),
-        ports={**mailbox_ports(image), "logits": port_of(image.logits, image.shape.vocab)},
+        ports={
+            **mailbox_ports(image),
+            "logits": port_of(image.logits, image.shape.vocab),
+            **({"tokens": rows.port()} if rows else {}),
+        },
         limit_cycles=-(-image.weight_bytes // config.stream_bytes),
     )
+
+
+def _rows(image: Image, context: int, name: str) -> Rows:
+    """Return where blocks lie."""
+    config = image.config
+    if image.quantised.model["biased"]:
+        raise UserError(
+            f"prefill: {name} has biases of queries, keys and values, which blocks do not know"
+        )
+    size = block_size(config, context)
+    if not size:
+        raise UserError(
+            f"prefill: preset {config.name} and a context of {context} positions cannot hold "
+            f"blocks: expected {4 * SETS} data slices a hemisphere, digits of 1, and as many MXM "
+            "entries as a block of whole tiles has positions"
+        )
+    return Rows(image, size)
 
 
 def _must_fit(image: Image, name: str) -> None:

@@ -307,6 +307,7 @@ def emit(plan: Plan, start: int) -> Schedule:
         intents[queue.index] = whole.intents.astype(np.int32)
     return Schedule(
         context=plan.context,
+        block=plan.positions,
         start=start,
         cycles=plan.end,
         words=words,

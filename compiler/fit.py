@@ -113,7 +113,13 @@ def _farthest(plan: Plan, side: Hemisphere, slices: tuple[int, ...]) -> int:
 
 def _place(attempt: Attempt, stencil: Stencil) -> bool:
     """Claim everything; what can go to one place only comes before what has a choice."""
-    if not all(_place_unit(attempt, node) for node in stencil.nodes):
+    # Where that fails, operations that few ALUs have come first: others take what is left.
+    rare = sorted(stencil.nodes, key=lambda node: len(_units(attempt, node)))
+    for nodes in (stencil.nodes, rare):
+        if all(_place_unit(attempt, node) for node in nodes):
+            break
+        attempt.trial.claims.clear()
+    else:
         return False
     sources = [(node, i) for node in stencil.nodes for i in range(len(node.inputs))]
     found: dict[tuple[int, int], Found] = {}
@@ -148,23 +154,12 @@ def _place(attempt: Attempt, stencil: Stencil) -> bool:
 
 def _place_unit(attempt: Attempt, node: Node) -> bool:
     """Choose an ALU that has the feature and is free at every issue and every result."""
-    config = attempt.plan.config
     cycles = attempt.cycles(node)
     issue = mask_of(cycles)
     if node.hold:
         issue = mask_of(list(range(cycles[0], cycles[-1] + 1)))
     result = issue << node.latency
-    if node.unit is not None:
-        candidates = [node.unit]
-    elif node.op.kind == "reduce":
-        candidates = [len(config.alus)]
-    else:
-        feature = vxm.FEATURE[node.op]
-        candidates = sorted(
-            (i for i, features in enumerate(config.alus) if feature in features),
-            key=lambda i: (len(config.alus[i]), attempt.load(i), i),
-        )
-    for unit in candidates:
+    for unit in _units(attempt, node):
         keys = (("alu", unit), ("bus", unit))
         if attempt.trial.free(keys[0], issue) and attempt.trial.free(keys[1], result):
             attempt.trial.claim(keys[0], issue)
@@ -172,6 +167,20 @@ def _place_unit(attempt: Attempt, node: Node) -> bool:
             attempt.units[id(node)] = unit
             return True
     return False
+
+
+def _units(attempt: Attempt, node: Node) -> list[int]:
+    """Return the units that have the feature of a node, those with few features first."""
+    config = attempt.plan.config
+    if node.unit is not None:
+        return [node.unit]
+    if node.op.kind == "reduce":
+        return [len(config.alus)]
+    feature = vxm.FEATURE[node.op]
+    return sorted(
+        (i for i, features in enumerate(config.alus) if feature in features),
+        key=lambda i: (len(config.alus[i]), attempt.load(i), i),
+    )
 
 
 def _make(op: type[Instruction], **operands: int) -> Instruction:

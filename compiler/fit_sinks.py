@@ -6,7 +6,7 @@ from waterclock.compiler.attempt import Attempt, Emit
 from waterclock.compiler.fabric import mask_of
 from waterclock.compiler.fit_sources import emit_reads, read_streams
 from waterclock.compiler.memory import Place, Vec
-from waterclock.compiler.stencil import Activate, Node, Region, Sink, Spread, Store
+from waterclock.compiler.stencil import Activate, Deal, Node, Region, Sink, Spread, Store
 from waterclock.isa import mem, mxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
 from waterclock.isa.streams import stream
@@ -26,6 +26,8 @@ def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> i
                 end = _store(attempt, node, sink, cycles, code, span)
             elif isinstance(sink, Activate):
                 end = _activate(attempt, node, sink, cycles, code)
+            elif isinstance(sink, Deal):
+                end = _deal(attempt, node, sink, cycles, code)
             else:
                 end = _spread(attempt, node, sink, cycles, code)
             if end is None:
@@ -44,9 +46,7 @@ def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> i
 
 
 def _side(sinks: Sequence[Sink]) -> Hemisphere:
-    sides = {
-        sink.side if not isinstance(sink, Spread) else sink.regions[0][0].side for sink in sinks
-    }
+    sides = {sink.regions[0][0].side if isinstance(sink, Spread) else sink.side for sink in sinks}
     assert len(sides) == 1, "one result flows one way"
     return sides.pop()
 
@@ -57,7 +57,7 @@ def _store(
     """Write the results into a set of the sink's hemisphere, one row an item."""
     count = len(attempt.plan.memory.sets) // 2
     order = [(sink.prefer + i) % count for i in range(1 if sink.only else count)]
-    for number in [sink.at[0].slices[0] // 4] if sink.at else order:
+    for number in order[:1] if sink.at else order:
         claims = dict(attempt.trial.claims)
         end = _store_in(attempt, node, sink, number, cycles, code, span)
         if end is not None:
@@ -72,7 +72,7 @@ def _store_in(
     """Write the results into one set."""
     plan, config, memory = attempt.plan, attempt.plan.config, attempt.plan.memory
     centre, side = vxm_column(config), sink.side
-    slices = memory.slices_of(number)[:span]
+    slices = (sink.at[0].slices if sink.at else memory.slices_of(number))[:span]
     first = attempt.next_row(side, number)
     rows = [p.row for p in sink.at] if sink.at else [first + i for i in range(len(cycles))]
     if not sink.at and not memory.has_room(
@@ -201,4 +201,52 @@ def _spread(attempt: Attempt, node: Node, sink: Spread, cycles: list[int], code:
             sink.ready = max(sink.ready, issue + 1)
 
     attempt.emits.append(emit)
+    return farthest
+
+
+def _deal(attempt: Attempt, node: Node, sink: Deal, cycles: list[int], code: int) -> int | None:
+    """Scatter each result into one slice of its regions."""
+    plan, config = attempt.plan, attempt.plan.config
+    centre, rows = vxm_column(config), config.rows
+    farthest = centre
+    for item, cycle in enumerate(cycles):
+        for region, vec in sink.targets[item]:
+            number = sink.numbers[item]
+            index = region.slices[number]
+            column = mem_column(config, sink.side, index)
+            issue = cycle + abs(column - centre)
+            farthest = max(farthest, column, key=lambda c: abs(c - centre))
+            again = (plan.repetitions - 1) * region.stride
+            banks = range(region.base // rows, (region.base + region.count - 1 + again) // rows + 1)
+            place, map_code = vec.places[0], None
+            if (
+                attempt.trial.claim(("write", sink.side, index), 1 << issue)
+                and attempt.trial.sample(column, code + region.byte, 1 << issue)
+                and all(
+                    attempt.trial.claim(("bank", sink.side, index, bank), 1 << issue)
+                    for bank in banks
+                )
+            ):
+                map_code = read_streams(attempt, plan, [place], column, [issue], 2, is_map=True)
+            if map_code is None or not all(
+                attempt.trial.sample(column, map_code + byte, 1 << issue) for byte in (0, 1)
+            ):
+                return None
+
+            def emit(
+                issue: int = issue, index: int = index, region: Region = region, vec: Vec = vec,
+                place: Place = place, column: int = column, map_code: int = map_code,
+                source: int = node.values[item], number: int = number,
+            ) -> None:  # fmt: skip
+                emit_reads(plan, [place], column, [issue], map_code, 2)
+                op = mem.Scatter(addr=region.base, src=code + region.byte, map=map_code, lane=0)
+                intents = (source, vec.value)
+                plan.issue("mem_write", sink.side, index, issue, op, intents, region.stride)
+                row = (1, int(sink.side), index, region.base, region.count, vec.value, 0,
+                       region.first, number, source, region.byte, region.rows_a_tile,
+                       len(region.slices))  # fmt: skip
+                plan.regions.append((row, region.stride))
+                sink.ready = max(sink.ready, issue + 1)
+
+            attempt.emits.append(emit)
     return farthest

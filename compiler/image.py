@@ -288,7 +288,7 @@ class Image:
         """Return the plane that holds a vector of the values."""
         return next(iter(self.values[0, pack, part].regions))
 
-    def _table(self, side: Hemisphere, columns: list[NDArray[np.uint8]]) -> Table:
+    def table(self, side: Hemisphere, columns: list[NDArray[np.uint8]]) -> Table:
         """Load byte columns (rows, vector) into the least filled weight slices of a side.
 
         What these cannot hold goes into the middle of data slices.
@@ -326,7 +326,7 @@ class Image:
             rows[:, channels >= 0] = embed[:, channels[channels >= 0]]
             planes = rows.view(np.uint8).reshape(len(embed), vector, 2)
             side = Hemisphere(number % 2)
-            self.embed.append(self._table(side, [planes[..., byte] for byte in range(2)]))
+            self.embed.append(self.table(side, [planes[..., byte] for byte in range(2)]))
         self.rotary: dict[str, list[Table]] = {}
         dims = self.key_packs[0].dims  # every pack has the same rotary pairs in its lanes
         for name, side in (("cos", Hemisphere.WEST), ("sin", Hemisphere.EAST)):
@@ -334,7 +334,7 @@ class Image:
             tables = []
             for dim in dims:
                 rows = np.where(dim >= 0, angles[:, np.maximum(dim, 0)], np.float32(0))
-                tables.append(self._table(side, _planes(rows.astype(np.float32))))
+                tables.append(self.table(side, byte_planes(rows.astype(np.float32))))
             self.rotary[name] = tables
         lanes, streams = config.lanes, config.load_streams
         position = np.arange(self.context)
@@ -350,7 +350,7 @@ class Image:
                 lane = first + np.arange(vector) % lanes
                 chosen = hit[:, None] & (slice_of[:, None] == lane)
                 rows = np.where(chosen, row[:, None], spare).astype(np.int32)
-                found.append(self._table(side, _planes(rows)))
+                found.append(self.table(side, byte_planes(rows)))
             return found
 
         for number, key in enumerate(self.planes):
@@ -363,7 +363,7 @@ class Image:
             self.value_maps[side] = mapped(side, row >= 0, row, self.tiles * self.loads)
 
 
-def _planes(rows: NDArray[np.generic]) -> list[NDArray[np.uint8]]:
+def byte_planes(rows: NDArray[np.generic]) -> list[NDArray[np.uint8]]:
     """Return the four byte planes of 32-bit rows."""
     planes = np.ascontiguousarray(rows).view(np.uint8).reshape(*rows.shape, 4)
     return [np.ascontiguousarray(planes[..., byte]) for byte in range(4)]

@@ -108,10 +108,11 @@ class Ring:
 
 
 class Plan:
-    """What has been scheduled so far for one context bucket."""
+    """What has been scheduled so far for one context bucket, one token or a block of them."""
 
-    def __init__(self, config: Config, memory: Memory, context: int):
-        self.config, self.memory, self.context = config, memory, context
+    def __init__(self, config: Config, memory: Memory, context: int, positions: int = 1):
+        self.config, self.memory = config, memory
+        self.context, self.positions = context, positions
         self.fabric = Fabric(config)
         self.issues: dict[int, list[Issue]] = {}
         self.operations: list[str] = []
@@ -141,9 +142,9 @@ class Plan:
 
     def serve(self, operation: str) -> None:
         """Name the model operation that the following issues serve."""
-        if not self.operations or self.operations[-1] != operation:
+        if operation not in self.operations:
             self.operations.append(operation)
-        self.operation = len(self.operations) - 1
+        self.operation = self.operations.index(operation)
 
     def issue(
         self,
@@ -181,8 +182,22 @@ class Plan:
             regions=len(self.regions),
         )
 
-    def close_block(self, outputs: Sequence[Renamed]) -> tuple[int, int]:
-        """End the block; return how many cycles and value numbers its last repetition is later."""
+    def block_cycles(self) -> int:
+        """Return the cycles of the open block from its first issue to its last, both included."""
+        assert self.block is not None
+        issues = [
+            issue
+            for queue, found in self.issues.items()
+            for issue in found[self.block.begin.get(queue, 0) :]
+        ]
+        first = min(issue.cycle for issue in issues)
+        return max(issue.cycle + issue.count for issue in issues) - first
+
+    def close_block(self, outputs: Sequence[Renamed], earliest: int = 0) -> tuple[int, int]:
+        """End the block, whose repetitions are ``earliest`` cycles apart or more.
+
+        Returns how many cycles and value numbers its last repetition is later.
+        """
         block = self.block
         assert block is not None
         block.end = {queue: len(found) for queue, found in self.issues.items()}
@@ -191,7 +206,8 @@ class Plan:
         block.values = self.memory.next_value - block.start
         self.memory.numbers(block.values * (block.count - 1))
         uses = self._first_uses(block, outputs)
-        earliest = max(output.ready - use for output, use in zip(outputs, uses, strict=True))
+        waits = (output.ready - use for output, use in zip(outputs, uses, strict=True))
+        earliest = max(earliest, *waits)
         mine = {key: mask & ~block.taken.get(key, 0) for key, mask in self.fabric.taken.items()}
         mine = {key: mask for key, mask in mine.items() if mask}
         period = earliest
@@ -222,17 +238,22 @@ class Plan:
             if kind == "mxm_abc":
                 for issue in self.issues.get(queue, [])[block.begin.get(queue, 0) :]:
                     value = issue.intents[0]
-                    assert isinstance(value, int), "each ABC is an issue of its own"
-                    entries[value] = min(entries.get(value, issue.cycle), issue.cycle)
+                    if isinstance(value, int):  # runs take activations that are nobody's inputs
+                        entries[value] = min(entries.get(value, issue.cycle), issue.cycle)
         found = []
+        reads: dict[int, dict[int, int]] = {}
         for output in outputs:
             if output.place is None:
                 found.append(entries[output.old])
                 continue
             queue = self.numbers["mem_read", output.place.side, output.place.slices[0]]
-            reads = self.issues[queue][block.begin.get(queue, 0) :]
-            row = output.place.row
-            found.append(min(i.cycle for i in reads if getattr(i.op, "addr", -1) == row))
+            if queue not in reads:
+                reads[queue] = first = {}
+                for issue in self.issues[queue][block.begin.get(queue, 0) :]:
+                    for i in range(issue.count):
+                        row, cycle = getattr(issue.op, "addr", -1) + i * issue.step, issue.cycle + i
+                        first[row] = min(first.get(row, cycle), cycle)
+            found.append(reads[queue][output.place.row])
         return found
 
 

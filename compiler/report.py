@@ -14,6 +14,7 @@ from rich.table import Table
 from waterclock.compiler.check_issues import Ints, Issued
 from waterclock.compiler.report_path import CLASSES, Path, critical_path, kind_of
 from waterclock.isa import mxm
+from waterclock.isa.config import Config
 from waterclock.isa.program import Program, Schedule
 from waterclock.isa.spec import word_bits
 
@@ -53,6 +54,7 @@ class Operation:
     first: int  #: cycle of its first issue; 0 without issues
     last: int  #: cycle of its last effect, in the last superlane
     cycles: int  #: by which it moves the last effect of all operations so far
+    passes: int  #: cycles from its first ABC to its last
     issues: dict[str, int]  #: by kind of queue
 
 
@@ -63,6 +65,7 @@ class Kind:
     name: str
     operations: int
     cycles: int
+    multiplying: float  #: ABCs over what all planes could do in ``passes``
     issues: dict[str, int]  #: by kind of queue
 
 
@@ -78,6 +81,7 @@ class Report:
     program: str
     preset: str
     context: int
+    block: int  #: positions that a run feeds
     totals: Totals
     operations: tuple[Operation, ...]  #: in program order
     kinds: tuple[Kind, ...]  #: in order of first appearance
@@ -105,9 +109,10 @@ def report(program: Program, schedule: Schedule) -> Report:
         program=program.name,
         preset=program.config.name,
         context=schedule.context,
+        block=schedule.block,
         totals=_totals(program, issued),
         operations=operations,
-        kinds=_kinds(operations),
+        kinds=_kinds(operations, program.config),
         path=critical_path(issued, operation),
     )
 
@@ -154,8 +159,12 @@ def _operations(issued: Issued, operation: Ints) -> tuple[Operation, ...]:
     names = issued.schedule.operations
     first = np.full(len(names), issued.schedule.cycles, np.int64)
     last = np.zeros(len(names), np.int64)
-    np.minimum.at(first, operation, issued.cycle)
     ripple = issued.config.superlanes - 1
+    abc = issued.groups[mxm.ABC]
+    begin, end = first.copy(), last.copy()
+    np.minimum.at(first, operation, issued.cycle)
+    np.minimum.at(begin, operation[abc.issue], abc.cycle)
+    np.maximum.at(end, operation[abc.issue], abc.cycle + issued.config.digits)
     for group in issued.groups.values():
         effect = group.cycle + group.latency + ripple
         np.maximum.at(last, operation[group.issue], effect)
@@ -176,6 +185,7 @@ def _operations(issued: Issued, operation: Ints) -> tuple[Operation, ...]:
                 first=int(first[i]) if issues else 0,
                 last=int(last[i]),
                 cycles=reached - frontier,
+                passes=max(0, int(end[i] - begin[i])),
                 issues=issues,
             )
         )
@@ -183,7 +193,7 @@ def _operations(issued: Issued, operation: Ints) -> tuple[Operation, ...]:
     return tuple(found)
 
 
-def _kinds(operations: tuple[Operation, ...]) -> tuple[Kind, ...]:
+def _kinds(operations: tuple[Operation, ...], config: Config) -> tuple[Kind, ...]:
     found: list[Kind] = []
     for name in dict.fromkeys(kind_of(operation.name) for operation in operations):
         mine = [operation for operation in operations if kind_of(operation.name) == name]
@@ -192,7 +202,17 @@ def _kinds(operations: tuple[Operation, ...]) -> tuple[Kind, ...]:
             for kind, count in operation.issues.items():
                 issues[kind] = issues.get(kind, 0) + count
         cycles = sum(operation.cycles for operation in mine)
-        found.append(Kind(name=name, operations=len(mine), cycles=cycles, issues=issues))
+        passes = sum(operation.passes for operation in mine)
+        products = issues.get("mxm_abc", 0) * config.digits / (2 * config.planes)
+        found.append(
+            Kind(
+                name=name,
+                operations=len(mine),
+                cycles=cycles,
+                multiplying=products / max(1, passes),
+                issues=issues,
+            )
+        )
     return tuple(found)
 
 
@@ -222,7 +242,8 @@ def _counts(counts: Mapping[str, int], names: tuple[str, ...]) -> list[str]:
 def _totals_table(found: Report) -> Table:
     totals = found.totals
     table = Table(
-        title=f"{found.program} on {found.preset}, context {found.context}",
+        title=f"{found.program} on {found.preset}, context {found.context}"
+        + (f", {found.block} tokens at once" if found.block > 1 else ""),
         title_justify="left",
         show_header=False,
     )
@@ -251,13 +272,15 @@ def _units_table(found: Report) -> Table:
 
 
 def _kinds_table(found: Report) -> Table:
-    table = _table("operations", ("operation",), ("times", "cycles", "share", "issues"))
+    numbers = ("times", "cycles", "share", "multiplying", "issues")
+    table = _table("operations", ("operation",), numbers)
     for kind in found.kinds:
         table.add_row(
             kind.name,
             str(kind.operations),
             f"{kind.cycles:,}",
             _share(kind.cycles / found.totals.cycles),
+            _share(kind.multiplying),
             f"{sum(kind.issues.values()):,}",
         )
     return table

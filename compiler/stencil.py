@@ -139,8 +139,18 @@ class Spread:
     ready: int = 0  #: filled in: first cycle in which any Read may see all of it
 
 
+@dataclasses.dataclass(eq=False)
+class Deal:
+    """Scatter each result into one slice of cache regions, all by lane 0 of the region's map."""
+
+    side: Hemisphere
+    targets: Sequence[Sequence[tuple[Region, Vec]]]  #: an item: regions, and the maps of each
+    numbers: Sequence[int]  #: an item: which of a region's slices
+    ready: int = 0  #: filled in: first cycle in which any Read may see all of it
+
+
 Operand = "Node | Pick | Imm | Stored | Constant | Emitted | Gathered"
-Sink = Store | Activate | Spread
+Sink = Store | Activate | Spread | Deal
 
 
 @dataclasses.dataclass(eq=False)

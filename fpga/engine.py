@@ -59,7 +59,7 @@ class UARTEngine(HostedEngine):
         self.progress("loaded", total, total)
         self._loaded = True
 
-    def put(self, port: str, values: NDArray[np.int32]) -> None:
+    def put(self, port: str, values: NDArray[np.generic]) -> None:
         """See ``HostedEngine``."""
         self._put(self.program.ports[port], values)
 
@@ -68,6 +68,8 @@ class UARTEngine(HostedEngine):
         ports = self.program.ports
         cycles = self._launch(schedule.start)
         (signature,) = self.client.read(host.SIGNATURE.offset)
+        if schedule.block > 1:
+            return Step(0, np.zeros(0, np.float32), cycles, signature)
         logits = self._get(ports["logits"]).astype(np.float32)
         return Step(int(self._get(ports["token"])[0]), logits, cycles, signature)
 

@@ -63,7 +63,9 @@ RESULT_COLUMNS = ("side", "slice", "row", "value", "byte")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The program of one context bucket.
+    """The program of one context bucket: of one token, or of a block of positions (prefill).
+
+    A block takes its tokens from the port ``tokens`` and fills the cache, without logits.
 
     ``words``: queue index -> (n,) uint64, to be loaded from word ``start`` on.
     ``intents``: queue index -> (issues, columns) int32, the columns of ``INTENTS``.
@@ -71,6 +73,7 @@ class Schedule:
     """
 
     context: int  #: positions that the bucket covers
+    block: int = 1  #: positions that a run feeds; the first is a multiple of it
     start: int  #: word of every instruction memory at which it begins
     cycles: int  #: from launch to done
     words: dict[int, NDArray[np.uint64]]
@@ -171,6 +174,7 @@ def save_program(program: Program, path: Path) -> None:
             "schedules": [
                 {
                     "context": schedule.context,
+                    "block": schedule.block,
                     "start": schedule.start,
                     "cycles": schedule.cycles,
                     "operations": schedule.operations,
@@ -237,6 +241,7 @@ def _assemble(arrays: dict[str, NDArray[Any]], about: dict[str, Any], source: st
     schedules = tuple(
         Schedule(
             context=entry["context"],
+            block=entry["block"],
             start=entry["start"],
             cycles=entry["cycles"],
             operations=tuple(entry["operations"]),

@@ -25,7 +25,7 @@ from waterclock.isa.config import Config
 from waterclock.isa.program import Program
 from waterclock.rtl.emit import chip_verilog
 from waterclock.rtl.mem import tile_id
-from waterclock.sim.engines import Choose, Step, schedule_at
+from waterclock.sim.engines import Choose, Feed, Step, block_of, fed, feeds
 from waterclock.sim.golden import pack, unpack
 from waterclock.sim.preload import write_memories
 from waterclock.sim.verilator import build, find_compiler, find_verilator, run
@@ -122,18 +122,28 @@ class RTLEngine:
         logits = _Logits(self.program)
         given = dict(enumerate(tokens))
         self.writes = []
-        sent = 0
-        for index in range(steps):
+        ahead = deque(feeds(self.program, len(tokens), steps, position))
+        sent: deque[Feed] = deque()
+        while ahead or sent:
             # The chip does not wait for its reader, but for a host that chooses.
-            known = steps if choose is None else max(len(tokens), index + 1)
-            while sent < min(known, index + 1 + AHEAD):
-                chip.launch(position + sent, given.get(sent))
-                sent += 1
+            while ahead and len(sent) <= AHEAD:
+                index = ahead[0].position - position
+                if choose is not None and index >= len(tokens) and index not in given:
+                    break
+                sent.append(ahead.popleft())
+                whole = range(index, index + sent[-1].count)
+                chip.launch(sent[-1], [given[i] for i in whole if i in given])
+            feed = sent.popleft()
             step, lines = chip.result()
             if self.keep_writes:
                 self.writes.append(lines)
             logits.take(lines)
+            index = feed.position - position
             values, token = logits.values(), step["token"]
+            if feed.schedule.block > 1:
+                left = Step(token, values, step["cycles"], step["signature"])
+                yield from fed(feed, tokens[index + 1 :], left)
+                continue
             if choose is not None and index >= len(tokens) - 1:
                 token = given[index + 1] = choose(values)
             yield Step(token, values, step["cycles"], step["signature"])
@@ -186,23 +196,28 @@ class _Chip:
         except BaseException as error:  # handed to the thread that waits
             self._failure.append(error)
 
-    def _rows(self, name: str, value: int) -> list[tuple[int, int, str]]:
+    def _rows(self, name: str, values: NDArray[np.generic]) -> list[tuple[int, int, str]]:
         """Return unit, row and data of all places of a mailbox."""
         config, port = self.program.config, self.program.ports[name]
-        planes = pack(np.full(config.vector, value, np.int32), port, config.vector)
+        planes = pack(values, port, config.vector)
         return [
             (side * config.slices + index, row, data.tobytes().hex())
             for copy in port.places.tolist()
-            for (side, index, row), data in zip(copy[0], planes[0], strict=True)
+            for vector, found in zip(copy, planes, strict=True)
+            for (side, index, row), data in zip(vector, found, strict=True)
         ]
 
-    def launch(self, position: int, token: int | None) -> None:
-        """Launch the run of a position; without a token the chip's own choice is fed."""
-        schedule = schedule_at(self.program, position)
-        rows = [] if token is None else self._rows("token", token)
-        if position != self.position:
-            rows += self._rows("position", position)
-        self.position = position + 1
+    def launch(self, feed: Feed, tokens: Sequence[int]) -> None:
+        """Launch a run; without a token the chip's own choice is fed."""
+        schedule, lanes = feed.schedule, self.program.config.vector
+        rows: list[tuple[int, int, str]] = []
+        if schedule.block > 1:
+            rows += self._rows("tokens", block_of(self.program, tokens))
+        elif tokens:
+            rows += self._rows("token", np.full(lanes, tokens[0], np.int32))
+        if feed.position != self.position:
+            rows += self._rows("position", np.full(lanes, feed.position, np.int32))
+        self.position = feed.position + (schedule.block == 1)  # a block leaves it as it is
         self.late += 1
         line = {"start": schedule.start, "cycles": schedule.cycles, "rows": rows}
         try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from waterclock.sim.engines import (
     GoldenEngine,
     Step,
     TensorEngine,
-    schedule_at,
+    feeds,
 )
 
 ENGINES = ("tensor", "golden", "rtl", "uart")
@@ -61,7 +62,11 @@ def loaded(
 
 
 def scheduled(
-    model: QuantisedModel, positions: int | None = None, progress: Progress | None = None
+    model: QuantisedModel,
+    positions: int | None = None,
+    progress: Progress | None = None,
+    *,
+    prefill: bool = False,
 ) -> Program:
     """Compile a loaded model, unless it is a program.
 
@@ -69,6 +74,8 @@ def scheduled(
     ----------
     positions : int, optional
         Positions that will be used: larger buckets are left out.
+    prefill : bool
+        Whether prompts are to go in blocks of positions.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def scheduled(
         most = model.model["context"]
         size = next((size for size in buckets(most) if size >= positions), most)
         model = with_context(model, size)
-    return schedule_model(model, progress)
+    return schedule_model(model, progress, prefill=prefill)
 
 
 def compiled(
@@ -90,6 +97,8 @@ def compiled(
     context: int | None = None,
     positions: int | None = None,
     progress: Progress | None = None,
+    *,
+    prefill: bool = False,
 ) -> Program:
     """Compile a checkpoint, or load a program file.
 
@@ -104,18 +113,23 @@ def compiled(
         Positions to provide for.
     positions : int, optional
         Positions that will be used: larger buckets are left out.
+    prefill : bool
+        Whether prompts are to go in blocks of positions.
 
     Raises
     ------
     UserError
         For anything wrong with the file, the preset or the fit.
     """
-    return scheduled(loaded(model, preset, context), positions, progress)
+    return scheduled(loaded(model, preset, context), positions, progress, prefill=prefill)
 
 
 @dataclasses.dataclass
 class Result:
-    """A finished run; the lists have one entry for each token that was fed."""
+    """A finished run; the lists have one entry for each token that was fed.
+
+    ``logits`` are those of all tokens that were not fed in blocks.
+    """
 
     model: str
     preset: str
@@ -125,6 +139,7 @@ class Result:
     text: str | None
     cycles_predicted: list[int] | None  #: None without a schedule, as all about cycles
     cycles_measured: list[int] | None
+    in_blocks: int  #: positions, the first ones, fed in blocks: the first of each has its cycles
     limit_cycles: int | None
     exact: bool
     signatures_measured: list[int | None] | None  #: see ``isa/signature.py``
@@ -304,9 +319,11 @@ def run(
         for position, step in enumerate(machine.run(prompt_ids, steps, choose=choose)):
             if judge is not None:
                 expected = next(judge).logits
-                exact &= np.array_equal(step.logits.view(np.uint32), expected.view(np.uint32))
-                exact &= choose is not None or step.next == int(expected.argmax())
-            logits.append(step.logits)
+                if len(step.logits):
+                    exact &= np.array_equal(step.logits.view(np.uint32), expected.view(np.uint32))
+                    exact &= choose is not None or step.next == int(expected.argmax())
+            if len(step.logits):
+                logits.append(step.logits)
             measured.append(step.cycles)
             signed.append(step.signature)
             if on_step:
@@ -316,13 +333,17 @@ def run(
                 if stop and step.next in model.model["eos"]:
                     break
         seconds = time.perf_counter() - begin
-    predicted = None
+    predicted, in_blocks = None, 0
     if program:
-        predicted = [schedule_at(program, i).cycles for i in range(len(measured))]
+        runs = list(feeds(program, len(prompt_ids), steps))
+        predicted = [n for r in runs for n in (r.schedule.cycles, *[0] * (r.count - 1))]
+        predicted = predicted[: len(measured)]
+        in_blocks = sum(r.count for r in runs if r.schedule.block > 1)
     golden = None
     if program and engine not in ("tensor", "golden"):
-        fed = [*prompt_ids, *ids][: min(signatures, len(signed))]
-        golden = [step.signature for step in GoldenEngine(program).run(fed, len(fed))]
+        chosen = iter(ids)  # what was fed, in the same runs
+        again = GoldenEngine(program).run(prompt_ids, steps, choose=lambda _: next(chosen))
+        golden = [step.signature for step in itertools.islice(again, min(signatures, len(signed)))]
     tokenizer = tokenizer_of(model)
     return Result(
         model=model.name,
@@ -333,6 +354,7 @@ def run(
         text=tokenizer.decode([*prompt_ids, *ids]) if tokenizer else None,
         cycles_predicted=predicted,
         cycles_measured=measured if program else None,
+        in_blocks=in_blocks,
         limit_cycles=program.limit_cycles if program else None,
         exact=exact,
         signatures_measured=signed if engine != "tensor" else None,

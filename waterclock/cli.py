@@ -32,6 +32,7 @@ from waterclock.terminal import (
     Engine,
     Model,
     Port,
+    Prefill,
     Preset,
     Seed,
     System,
@@ -87,17 +88,25 @@ def compile_(
     model: Model = STORY,
     preset: Preset = "small",
     context: Context = None,
+    prefill: Prefill = False,
 ) -> None:
     """Compile a model to a program file."""
     if not is_source(find_model(model)):
         raise UserError(f"{model}: found a file, expected a Hugging Face directory or a .gguf file")
-    program = with_bar(lambda bar: api.compiled(model, preset, context, progress=bar))
+    program = with_bar(
+        lambda bar: api.compiled(model, preset, context, progress=bar, prefill=prefill)
+    )
     save_program(program, output)
-    table = Table("context", "cycles a token", "times the limit", "words", title=str(output))
+    table = Table(
+        "context", "tokens a run", "cycles", "cycles a token", "times the limit", "words",
+        title=str(output),
+    )  # fmt: skip
     for schedule in program.schedules:
         words = sum(len(found) for found in schedule.words.values())
-        ratio = schedule.cycles / program.limit_cycles
-        table.add_row(str(schedule.context), f"{schedule.cycles:,}", f"{ratio:.2f}", f"{words:,}")
+        each = schedule.cycles / schedule.block
+        numbers = (schedule.context, schedule.block, schedule.cycles, round(each))
+        ratio = f"{each / program.limit_cycles:.2f}"
+        table.add_row(*(f"{number:,}" for number in numbers), ratio, f"{words:,}")
     out.print(table)
 
 
@@ -142,6 +151,7 @@ def run(
     engine: Engine = "rtl",
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
     prompt_ids: Annotated[str | None, typer.Option(help="Token ids, as 1,2,3.")] = None,
+    prefill: Prefill = False,
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a question.")] = False,
     system: System = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens to choose.")] = None,
@@ -183,7 +193,7 @@ def run(
         wanted = max(1, min(STORY_TOKENS, loaded.model["context"] - len(fed) + 1))
     if engine != "tensor":
         positions = len(fed) + wanted - 1
-        loaded = with_bar(lambda bar: api.scheduled(loaded, positions, bar))
+        loaded = with_bar(lambda bar: api.scheduled(loaded, positions, bar, prefill=prefill))
     shown = _Story(loaded, fed)
     result = api.run(
         loaded,
@@ -242,11 +252,17 @@ def _span(cycles: list[int]) -> str:
 
 def _summary(result: api.Result) -> None:
     table = Table(show_header=False, title=f"{result.model} on {result.preset}, {result.engine}")
-    rate = f"{len(result.logits) / result.wall_seconds:.1f} tokens/s"
+    rate = f"{(result.in_blocks + len(result.logits)) / result.wall_seconds:.1f} tokens/s"
     if result.cycles_predicted is not None and result.cycles_measured is not None:
         equal = result.cycles_measured == result.cycles_predicted
-        table.add_row("cycles a token, predicted", _span(result.cycles_predicted))
-        table.add_row("cycles a token, measured", _span(result.cycles_measured))
+        for what, cycles in (
+            ("predicted", result.cycles_predicted),
+            ("measured", result.cycles_measured),
+        ):
+            if result.in_blocks:
+                blocks = f"{sum(cycles[: result.in_blocks]):,} for {result.in_blocks} tokens"
+                table.add_row(f"cycles of blocks, {what}", blocks)
+            table.add_row(f"cycles a token, {what}", _span(cycles[result.in_blocks :]))
         table.add_row("measured as predicted", "yes" if equal else "NO")
         table.add_row("limit: weights over streams", f"{result.limit_cycles:,} cycles")
         rate += f", {result.cycles_per_second:,.0f} cycles/s"
@@ -263,11 +279,12 @@ def _summary(result: api.Result) -> None:
 def report(
     file: Annotated[Path, typer.Argument(help="Program file.")],
     context: Annotated[int | None, typer.Option(help="One bucket; the first if left out.")] = None,
+    prefill: Annotated[bool, typer.Option("--prefill", help="The schedule of blocks.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write it as JSON.")] = None,
 ) -> None:
     """Show where the cycles go, and the distance from the limit."""
     program = load_program(file)
-    found = report_of(program, _schedule(program, file, context))
+    found = report_of(program, _schedule(program, file, context, prefill=prefill))
     for table in tables(found):
         out.print(table)
     if json_file is not None:
@@ -290,12 +307,17 @@ def trace(
     out.print(f"{output}: {len(found['traceEvents']):,} events")
 
 
-def _schedule(program: Program, file: Path, context: int | None) -> Schedule:
-    """Return the schedule of a bucket, the first if none is named."""
-    for schedule in program.schedules:
+def _schedule(
+    program: Program, file: Path, context: int | None, *, prefill: bool = False
+) -> Schedule:
+    """Return the schedule of a bucket, the first if none is named; of blocks with ``prefill``."""
+    mine = [s for s in program.schedules if (s.block > 1) == prefill]
+    if not mine:
+        raise UserError(f"{file}: prefill: the program was compiled without --prefill")
+    for schedule in mine:
         if context in (None, schedule.context):
             return schedule
-    have = ", ".join(str(s.context) for s in program.schedules)
+    have = ", ".join(str(s.context) for s in mine)
     raise UserError(f"{file}: context {context}: the program has {have}")
 
 

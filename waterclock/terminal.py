@@ -20,6 +20,7 @@ Model = Annotated[
 ]
 Preset = Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}, or a .yaml file.")]
 Context = Annotated[int | None, typer.Option(help="Positions to provide for.")]
+Prefill = Annotated[bool, typer.Option("--prefill", help="Feed prompts in blocks of positions.")]
 Engine = Annotated[str, typer.Option(help="tensor, golden, rtl or uart.")]
 Port = Annotated[str | None, typer.Option(help="Serial port of a board (uart).")]
 Temperature = Annotated[

@@ -58,7 +58,8 @@ def test_run_writes_json_and_logits(program: Path, tmp_path: Path) -> None:
     found = json.loads(result.read_text())
     assert set(found) == {
         "model", "preset", "engine", "prompt_ids", "ids", "text", "cycles_predicted",
-        "cycles_measured", "limit_cycles", "exact", "cycles_per_second", "wall_seconds",
+        "cycles_measured", "in_blocks", "limit_cycles", "exact", "signatures_measured",
+        "signatures_predicted", "cycles_per_second", "wall_seconds",
     }  # fmt: skip
     assert found["exact"] is True
     assert found["cycles_measured"] == found["cycles_predicted"]
