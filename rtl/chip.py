@@ -1,4 +1,3 @@
-# amaranth: UnusedElaboratable=no
 """The chip: every slice on the floor plan, the queues that drive them, and the host port.
 
 Everything that repeats is an instance of a part that is converted once (``chip_parts``), so that
@@ -18,7 +17,8 @@ from waterclock.rtl.column import StreamColumn
 from waterclock.rtl.drive import Drive, drive_streams
 from waterclock.rtl.host import HostPort
 from waterclock.rtl.icu import ICUQueue
-from waterclock.rtl.mem import MEMGroup, MEMTile, tile_id
+from waterclock.rtl.mem import MEMTile, tile_id
+from waterclock.rtl.mem_group import MEMGroup
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS
 from waterclock.rtl.part import Nets, any_of, instance

@@ -3,25 +3,25 @@
 // Arguments of the simulator:
 //   +waterclock=<folder>        preload each memory from <folder>/<id>.bin, where that exists
 //   +waterclock_trace           append every write to <folder>/writes.txt
+//   +waterclock_watch           append those of each memory for which there is <folder>/<id>.watch
 //   +waterclock_period=<n>      length of a cycle in time units; 1 without it
 
 `ifdef SIMULATION
 /* verilator lint_off DECLFILENAME */
 package waterclock_sim;
-  string directory;
-  int trace;  // descriptor of the trace file, 0 when nothing is traced
-  longint period = 1;
-  bit ready;
+  // Set before the first edge: what memories call in turn would be code of its own in each.
+  string directory = find_directory();
+  longint period = find_period();
+  bit all = $test$plusargs("waterclock_trace") != 0;
+  bit some = $test$plusargs("waterclock_watch") != 0;
+  int trace = all || some ? $fopen({directory, "/writes.txt"}, "w") : 0;  // a descriptor
 
-  // Reads the arguments, once; every memory calls this before anything else.
-  function automatic void prepare();
-    if (!ready) begin
-      ready = 1;
-      if (!$value$plusargs("waterclock=%s", directory)) directory = "";
-      if (!$value$plusargs("waterclock_period=%d", period)) period = 1;
-      if ($test$plusargs("waterclock_trace"))
-        trace = $fopen({directory, "/writes.txt"}, "w");
-    end
+  function automatic string find_directory();
+    if (!$value$plusargs("waterclock=%s", find_directory)) find_directory = "";
+  endfunction
+
+  function automatic longint find_period();
+    if (!$value$plusargs("waterclock_period=%d", find_period)) find_period = 1;
   endfunction
 endpackage
 `endif

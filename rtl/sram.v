@@ -4,8 +4,8 @@
 //
 // In simulation (SIMULATION defined) the memory starts as zeros and is preloaded at the first
 // clock edge from the file <folder>/<id>.bin, if there is one: row after row from address 0, each
-// row WIDTH rounded up to bytes, most significant byte first; the file may end early. With the
-// trace on, each write adds a line: cycle, id, address (decimal), data (hexadecimal). See
+// row WIDTH rounded up to bytes, most significant byte first; the file may end early. Of a memory
+// that is traced, each write adds a line: cycle, id, address (decimal), data (hexadecimal). See
 // sim_package.sv for the arguments.
 
 /* verilator lint_off DECLFILENAME */  // the emitted Verilog shares one name space
@@ -36,30 +36,34 @@ module waterclock_sram #(
 
 `else
 
-  bit loaded;
+  bit loaded, traced;
+  int file;
 
   initial for (int row = 0; row < DEPTH; row++) words[row] = '0;
 
-  function automatic void preload();
-    int file;
-    loaded = 1;
-    waterclock_sim::prepare();
-    if (waterclock_sim::directory != "") begin
-      file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, id), "rb");
-      if (file != 0) begin
-        void'($fread(words, file));
-        $fclose(file);
-      end
-    end
-  endfunction
-
-  // One test a cycle while nothing happens: a chip has hundreds of these memories.
+  // One test a cycle while nothing happens: a chip has hundreds of these memories. No function,
+  // whose inlined variables had other names, and so other code, in each of them.
   always @(posedge clk)
     if (en || !loaded) begin
-      if (!loaded) preload();
+      if (!loaded) begin
+        loaded = 1;
+        traced = waterclock_sim::all;
+        if (waterclock_sim::directory != "") begin
+          file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, id), "rb");
+          if (file != 0) begin
+            void'($fread(words, file));
+            $fclose(file);
+          end
+          file = $fopen($sformatf("%s/%0d.watch", waterclock_sim::directory, id), "r");
+          if (file != 0) begin
+            traced = waterclock_sim::trace != 0;
+            $fclose(file);
+          end
+        end
+      end
       if (en && we) begin
         words[addr] <= wdata;
-        if (waterclock_sim::trace != 0)
+        if (traced)
           $fwrite(waterclock_sim::trace, "%0d %0d %0d %h\n", $time / waterclock_sim::period, id,
                   addr, wdata);
       end else if (en) rdata <= words[addr];

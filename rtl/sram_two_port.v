@@ -37,30 +37,34 @@ module waterclock_sram_two_port #(
   localparam HALF = DEPTH / 2;
 
   bit loaded;
+  bit [1:0] traced;
+  int file;
 
   initial for (int row = 0; row < DEPTH; row++) words[row] = '0;
 
-  function automatic void preload();
-    int file;
-    loaded = 1;
-    waterclock_sim::prepare();
-    for (int bank = 0; bank < 2; bank++)
-      if (waterclock_sim::directory != "") begin
-        file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, 32'(id) + bank), "rb");
-        if (file != 0) begin
-          void'($fread(words, file, bank * HALF, HALF));
-          $fclose(file);
-        end
-      end
-  endfunction
-
   always @(posedge clk)
     if (read || write || !loaded) begin
-      if (!loaded) preload();
+      if (!loaded) begin
+        loaded = 1;
+        traced = {2{waterclock_sim::all}};
+        for (int bank = 0; bank < 2; bank++)
+          if (waterclock_sim::directory != "") begin
+            file = $fopen($sformatf("%s/%0d.bin", waterclock_sim::directory, 32'(id) + bank), "rb");
+            if (file != 0) begin
+              void'($fread(words, file, bank * HALF, HALF));
+              $fclose(file);
+            end
+            file = $fopen($sformatf("%s/%0d.watch", waterclock_sim::directory, 32'(id) + bank), "r");
+            if (file != 0) begin
+              traced[bank] = waterclock_sim::trace != 0;
+              $fclose(file);
+            end
+          end
+      end
       if (read) rdata <= words[read_addr];
       if (write) begin
         words[write_addr] <= wdata;
-        if (waterclock_sim::trace != 0)
+        if (traced[write_addr >= HALF])
           $fwrite(waterclock_sim::trace, "%0d %0d %0d %h\n", $time / waterclock_sim::period,
                   32'(id) + write_addr / HALF, write_addr % HALF, wdata);
       end

@@ -20,7 +20,6 @@ from waterclock.isa.config import config_from_dict
 from waterclock.sim.host import Host
 
 RESET_CYCLES = 8
-CLOCK_UNITS = 2  # time units of a cycle in bench.sv
 SPARE_CYCLES = 100  # beyond the prediction, before a run is given up
 
 
@@ -43,7 +42,8 @@ async def run_program(dut):
     folder = Path(os.environ["WATERCLOCK_JOB"])
     job = json.loads((folder / "job.json").read_text())
     config = config_from_dict(job["config"], "job")
-    clock = Clock(dut.host_clk, CLOCK_UNITS, "ns")
+    units = job["clock_units"]
+    clock = Clock(dut.host_clk, units, "ns")
     clock.start()
     await ClockCycles(dut.host_clk, RESET_CYCLES)
     dut.rst.value = 0
@@ -59,11 +59,11 @@ async def run_program(dut):
         await FallingEdge(dut.host_clk)
         clock.stop()
         end = FallingEdge(dut.running)
-        limit = Timer((cycles + SPARE_CYCLES) * CLOCK_UNITS, "ns")
+        limit = Timer((cycles + SPARE_CYCLES) * units, "ns")
         dut.fast.value = 1
         assert await First(end, limit) is end, f"the run did not end within {cycles} cycles"
         dut.fast.value = 0
-        await Timer(CLOCK_UNITS, "ns")
+        await Timer(units, "ns")
         clock.start()
 
     with (folder / "launches").open() as launches, (folder / "steps.jsonl").open("w") as steps:
@@ -72,7 +72,7 @@ async def run_program(dut):
                 await host.write_row(unit, row, bytes.fromhex(data))
             cycles = await host.run(step["start"], lambda step=step: ended(step["cycles"]))
             # Writes of this run, and none of the next, are in the trace up to here.
-            end = int(get_sim_time("ns")) // CLOCK_UNITS
+            end = int(get_sim_time("ns")) // units
             token = b"".join([(await host.read_row(*place))[:1] for place in job["token"]])
             line = {
                 "cycles": cycles,

@@ -22,10 +22,14 @@ module bench;
 
   always @(posedge fast)
     while (fast && running) begin
-      #1 run_clk = 1;
-      #1 run_clk = 0;
+      #(waterclock_sim::period / 2) run_clk = 1;
+      #(waterclock_sim::period / 2) run_clk = 0;
     end
 
-  // The reader of the trace looks at it after each run.
-  always @(negedge running) if (waterclock_sim::trace != 0) $fflush(waterclock_sim::trace);
+  // The reader of the trace looks at it after each run, whose last writes are still on their way
+  // to the upper superlanes, of which there are 32 at most.
+  always @(negedge running) begin
+    repeat (32) @(posedge clk);
+    if (waterclock_sim::trace != 0) $fflush(waterclock_sim::trace);
+  end
 endmodule

@@ -8,12 +8,13 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -25,29 +26,29 @@ from waterclock.isa.config import Config
 from waterclock.isa.program import Program
 from waterclock.rtl.emit import chip_verilog
 from waterclock.rtl.mem import tile_id
+from waterclock.sim.cache import cache_folder, note_use, prune
 from waterclock.sim.engines import Choose, Feed, Step, block_of, fed, feeds
 from waterclock.sim.golden import pack, unpack
 from waterclock.sim.preload import write_memories
 from waterclock.sim.verilator import build, find_compiler, find_verilator, run
 
 TOP = "bench"
-CLOCK_UNITS = 2  # time units of a cycle in bench.sv
+CACHED = "verilog"
+CLOCK_UNITS = 2  # time units of a cycle: an even number
 POLL_SECONDS = 0.005
 AHEAD = 1  # runs that are launched before the result of the last one is taken
 
-#: Modules with many instances whose code is compiled once for all of them.
+#: Parts of which one superlane has many; for all of them they are compiled once.
 SHARED = (
     "vxm_add", "vxm_multiply", "vxm_convert", "vxm_special", "vxm_simple", "mem_tile",
     "mem_group", "icu_alu", "icu_mem_read", "icu_mem_write",
 )  # fmt: skip
 
+#: Parts that are not shared by superlanes: there is one, or all stand in another part.
+SINGLE = ("clock_gate", "host_port", "mem_tile", "signature", "vxm_reducer", "waterclock")
+_INPUT = re.compile(r"^  input (?:\[[^\]]*\] )?(\w+);", re.MULTILINE)
+
 Progress = Callable[[str], None]
-
-
-def cache_folder() -> Path:
-    """Return the folder of everything that can be made again."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "waterclock"
 
 
 def _sources() -> bytes:
@@ -64,27 +65,48 @@ def _sources() -> bytes:
 def cached_verilog(config: Config) -> dict[str, str]:
     """Return the chip's Verilog, converted only when the sources or the configuration changed."""
     key = json.dumps(dataclasses.asdict(config)).encode() + _sources()
-    path = cache_folder() / "verilog" / f"{hashlib.sha256(key).hexdigest()[:24]}.json"
+    path = cache_folder(CACHED) / f"{hashlib.sha256(key).hexdigest()[:24]}.json"
     if path.exists():
+        note_use(path)
         return json.loads(path.read_text())
     files = chip_verilog(config)
     path.parent.mkdir(parents=True, exist_ok=True)
+    prune(CACHED)
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(files))
     partial.replace(path)
     return files
 
 
+def shared_code(verilog: Mapping[str, str]) -> str:
+    """Return the Verilator directives by which the instances of a part share their code.
+
+    A part's inputs are kept apart from what drives them, which has another name for each
+    instance: without, preset ``medium`` takes five times the code.
+    """
+    lines: list[str] = []
+    for file, text in verilog.items():
+        name = file.removesuffix(".v")
+        if name != file and name not in SINGLE:
+            lines.append(f'no_inline -module "{name}"')
+            inputs = set(_INPUT.findall(text)) - {"clk", "rst"}
+            lines += [f'public_flat_rd -module "{name}" -var "{port}"' for port in sorted(inputs)]
+    return "\n".join(lines)
+
+
 def build_chip(config: Config, *, waves: bool = False) -> Path:
     """Return the simulator of a chip, built or found."""
-    shared = "".join(f'no_inline -module "{name}"\n' for name in SHARED)
+    verilog = cached_verilog(config)
+    args = ["--timing", "-Wno-lint"]
+    if config.superlanes > 1:
+        shared = shared_code(verilog)
+        # This pass makes up names in each instance, which would part their code as well.
+        args.append("-fno-dfg")
+    else:  # The code of a small chip may be larger, and is faster then.
+        shared = "\n".join(f'no_inline -module "{name}"' for name in SHARED)
     bench = resources.files("waterclock.sim").joinpath("bench.sv").read_text()
-    files = {
-        "shared.vlt": f"`verilator_config\n{shared}",
-        **cached_verilog(config),
-        "bench.sv": bench,
-    }
-    return build(files, TOP, waves=waves, extra_args=("--timing", "-Wno-lint"))
+    files = {"shared.vlt": f"`verilator_config\n{shared}\n", **verilog, "bench.sv": bench}
+    return build(files, TOP, waves=waves, extra_args=args)
 
 
 class RTLEngine:
@@ -167,8 +189,10 @@ class _Chip:
         write_memories(self.program, folder)
         config, places = self.program.config, self.program.ports["token"].places
         token = [(side * config.slices + index, row) for side, index, row in places[0][0].tolist()]
-        job = {"config": dataclasses.asdict(config), "token": token}
+        job = {"config": dataclasses.asdict(config), "clock_units": CLOCK_UNITS, "token": token}
         (folder / "job.json").write_text(json.dumps(job))
+        for memory in _Logits(self.program).memories:
+            (folder / f"{memory}.watch").touch()
         os.mkfifo(folder / "launches")
         self._failure: list[BaseException] = []
         self._thread = threading.Thread(target=self._simulate, args=(engine,), daemon=True)
@@ -187,7 +211,7 @@ class _Chip:
                 directory=self.folder,
                 plusargs=[
                     f"+waterclock={self.folder}",
-                    "+waterclock_trace",
+                    "+waterclock_trace" if engine.keep_writes else "+waterclock_watch",
                     f"+waterclock_period={CLOCK_UNITS}",
                 ],
                 extra_env={"WATERCLOCK_JOB": str(self.folder)},
@@ -307,6 +331,7 @@ class _Logits:
                     part = slice(superlane * lanes, (superlane + 1) * lanes)
                     key = str(bank), str(row % config.rows)
                     self.where[key] = vector, byte, part
+        self.memories = {memory for memory, _ in self.where}
         shape = (port.places.shape[1], port.places.shape[2], config.vector)
         self.planes = np.zeros(shape, np.uint8)
 

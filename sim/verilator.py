@@ -1,8 +1,8 @@
 """Builds Verilog with Verilator and runs cocotb tests on it; builds are cached.
 
-A build is kept under ``$XDG_CACHE_HOME/waterclock/verilator/<hash>`` (``~/.cache`` without the
-variable): the Verilog, the log, and an executable that is moved there last, so that a build
-which was broken off or is made twice at once does no harm. The hash covers the Verilog, the
+A build is kept as ``verilator/<hash>`` of the cache (``sim/cache.py``): the Verilog, the log, and
+an executable that is moved there last, so that a build which was broken off or is made twice at
+once does no harm. The hash covers the Verilog, the
 flags, the versions of Verilator and compiler, and the place of cocotb.
 """
 
@@ -25,8 +25,10 @@ from cocotb_tools.check_results import get_results
 from cocotb_tools.config import libs_dir
 
 from waterclock.isa.errors import UserError
+from waterclock.sim.cache import cache_folder, note_use, prune
 
 VARIABLE = "WATERCLOCK_VERILATOR"
+CACHED = "verilator"
 OLDEST = (5, 36)  # cocotb 2 needs it
 CURE = (
     f"install Verilator 5.036 or newer, name one in ${VARIABLE}, or "
@@ -156,11 +158,12 @@ def build(
     args = [*FLAGS, *(["--trace-fst"] if waves else []), *extra_args]
     tools = [_version(verilator), str(verilator), compiler, str(libs_dir)]
     key = json.dumps([list(verilog.items()), top, macros, args, tools]).encode()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "waterclock" / "verilator" / hashlib.sha256(key).hexdigest()[:24]
+    folder = cache_folder(CACHED) / hashlib.sha256(key).hexdigest()[:24]
     if (folder / top).exists():
+        note_use(folder)
         return folder / top
     folder.mkdir(parents=True, exist_ok=True)
+    prune(CACHED)
     for name, text in verilog.items():
         (folder / name).write_text(text, encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:

@@ -1,17 +1,20 @@
 """The whole chip on whole programs: every memory write, every result, every cycle."""
 
 import contextlib
+import dataclasses
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+from busy import busy_program
 from models import write_random_llama
 from shared import stories260k
 
 from waterclock import Program, run, story
 from waterclock.compiler.checkpoint import load_checkpoint
 from waterclock.compiler.compile import compile_model
-from waterclock.isa.config import load_config
+from waterclock.isa.config import Config, load_config
 from waterclock.rtl.mem import tile_id
 from waterclock.sim.engines import TensorEngine, schedule_at
 from waterclock.sim.golden import machine
@@ -80,6 +83,24 @@ def test_a_model_in_another_shape_on_rtl_equals_the_golden_machine(tmp_path: Pat
     )  # fmt: skip
     program = compile_model(load_checkpoint(tmp_path), load_config("small"), 64)
     compare(program, [1, 300, 17], 5)
+
+
+#: Two superlanes, which share the code of their parts as those of larger chips do.
+TINY = dataclasses.replace(
+    load_config("small"), name="tiny", superlanes=2, lanes=4, streams=8, slices=8, rows=512,
+    load_streams=8, paths=16, sxm=False, alus=("mcib", "amncsibh"), imem_words=1024,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [TINY, pytest.param(load_config("medium"), marks=pytest.mark.long)],
+    ids=lambda config: config.name,
+)
+def test_a_chip_with_all_planes_busy_equals_the_golden_machine(config: Config) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    compare(busy_program(config, 8, seed), [1], 2)
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cocotb
 import numpy as np
+import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
@@ -64,9 +65,12 @@ def save_preload(folder: Path) -> None:
     (folder / f"{ID}.bin").write_bytes(sram_image(words[:, : -(-WIDTH // 8)]))
 
 
-def test_a_memory_is_preloaded_and_each_write_is_traced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trace", ["trace", "watch"])
+def test_a_memory_is_preloaded_and_each_write_is_traced(trace: str, tmp_path: Path) -> None:
     save_preload(tmp_path)
-    plusargs = [f"+waterclock={tmp_path}", "+waterclock_trace", f"+waterclock_period={PERIOD}"]
+    if trace == "watch":
+        (tmp_path / f"{ID}.watch").touch()
+    plusargs = [f"+waterclock={tmp_path}", f"+waterclock_{trace}", f"+waterclock_period={PERIOD}"]
     log = verilator.run(
         simulator(),
         "test_sram",
@@ -77,6 +81,12 @@ def test_a_memory_is_preloaded_and_each_write_is_traced(tmp_path: Path) -> None:
     written = [line[6:] for line in log.splitlines() if line.startswith("wrote ")]
     assert len(written) > ACCESSES / 5
     assert (tmp_path / "writes.txt").read_text().splitlines() == written
+
+
+def test_what_is_not_watched_is_not_traced(tmp_path: Path) -> None:
+    plusargs = [f"+waterclock={tmp_path}", "+waterclock_watch"]
+    verilator.run(simulator(), "test_sram", directory=tmp_path, plusargs=plusargs)
+    assert not (tmp_path / "writes.txt").read_text()
 
 
 def test_nothing_is_loaded_or_traced_without_arguments(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from waterclock.isa.mem import Gather, Read, Scatter, Write, map_path, path
 from waterclock.isa.spec import Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, Direction, stream
 from waterclock.rtl.emit import convert
-from waterclock.rtl.mem import MEMGroup, MEMTile, tile_id
+from waterclock.rtl.mem import MEMTile, tile_id
+from waterclock.rtl.mem_group import MEMGroup
 from waterclock.rtl.sram import sram_image, sram_verilog
 from waterclock.sim import verilator
 from waterclock.sim.mem import MEMSlice, Paths

@@ -24,7 +24,8 @@ from waterclock.isa.mem import Write as WriteOp
 from waterclock.isa.spec import Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, stream
 from waterclock.rtl.emit import convert
-from waterclock.rtl.mem import MEMGroup, MEMTile, tile_id
+from waterclock.rtl.mem import MEMTile, tile_id
+from waterclock.rtl.mem_group import MEMGroup
 from waterclock.rtl.part import Nets, instance
 from waterclock.rtl.signature import RunSignature
 from waterclock.rtl.sram import sram_verilog
