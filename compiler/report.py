@@ -66,6 +66,7 @@ class Kind:
     operations: int
     cycles: int
     multiplying: float  #: ABCs over what all planes could do in ``passes``
+    limit: int  #: cycles of all LWs, were they dealt evenly to the planes
     issues: dict[str, int]  #: by kind of queue
 
 
@@ -210,6 +211,7 @@ def _kinds(operations: tuple[Operation, ...], config: Config) -> tuple[Kind, ...
                 operations=len(mine),
                 cycles=cycles,
                 multiplying=products / max(1, passes),
+                limit=-(-sum(o.issues.get("mxm_lw", 0) for o in mine) // (2 * config.planes)),
                 issues=issues,
             )
         )
@@ -272,13 +274,14 @@ def _units_table(found: Report) -> Table:
 
 
 def _kinds_table(found: Report) -> Table:
-    numbers = ("times", "cycles", "share", "multiplying", "issues")
+    numbers = ("times", "cycles", "limit", "share", "multiplying", "issues")
     table = _table("operations", ("operation",), numbers)
     for kind in found.kinds:
         table.add_row(
             kind.name,
             str(kind.operations),
             f"{kind.cycles:,}",
+            f"{kind.limit:,}",
             _share(kind.cycles / found.totals.cycles),
             _share(kind.multiplying),
             f"{sum(kind.issues.values()):,}",
