@@ -1,6 +1,7 @@
 """The uart engine: a program on a board, over the host link."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ class UARTEngine(HostedEngine):
         Connected to a board.
     progress : callable, optional
         Called with (what is being done, words loaded, words in all).
+    preloaded : bool
+        Whether the board holds the program already, by its bitstream or an earlier run.
     """
 
     def __init__(
@@ -33,12 +36,15 @@ class UARTEngine(HostedEngine):
         program: Program,
         client: LinkClient,
         progress: Callable[[str, int, int], None] | None = None,
+        *,
+        preloaded: bool = False,
     ):
         super().__init__(program)
         self.client = client
         self.progress = progress or (lambda *_: None)
         self._row = host.staging_words(program.config)
-        self._loaded = False
+        self._loaded = preloaded
+        self.position = None if preloaded else 0  # who knows what the last run left
 
     def load(self) -> None:
         """Load the program's memory image and its instruction words."""
@@ -66,8 +72,7 @@ class UARTEngine(HostedEngine):
     def launch(self, schedule: Schedule) -> Step:
         """See ``HostedEngine``."""
         ports = self.program.ports
-        cycles = self._launch(schedule.start)
-        (signature,) = self.client.read(host.SIGNATURE.offset)
+        cycles, signature = self._launch(schedule.start)
         if schedule.block > 1:
             return Step(0, np.zeros(0, np.float32), cycles, signature)
         logits = self._get(ports["logits"]).astype(np.float32)
@@ -103,27 +108,39 @@ class UARTEngine(HostedEngine):
     def _get(self, port: Port) -> NDArray[np.generic]:
         """Read a tensor."""
         config = self.program.config
-        planes = np.zeros((*port.places.shape[1:3], config.vector), np.uint8)
-        for vector, places in enumerate(port.places[0].tolist()):
-            for byte, (side, index, row) in enumerate(places):
-                unit = side * config.slices + index
-                words = np.array(self.client.dump(host.Space.MEM, unit, row, 1), "<u4")
-                planes[vector, byte] = words.view(np.uint8)[: config.vector]
-        return unpack(planes, port.dtype, port.shape)
+        places = port.places[0].reshape(-1, 3)
+        order = np.lexsort(places.T[::-1])  # by slice and row: neighbours are read at once
+        places = places[order]
+        apart = (np.diff(places, axis=0) != (0, 0, 1)).any(1)
+        planes = np.zeros((len(places), config.vector), np.uint8)
+        for first, end in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(places)]):
+            side, index, row = places[first].tolist()
+            unit = side * config.slices + index
+            words = np.array(self.client.dump(host.Space.MEM, unit, row, end - first), "<u4")
+            rows = words.reshape(end - first, -1).view(np.uint8)
+            planes[order[first:end]] = rows[:, : config.vector]
+        shape = *port.places.shape[1:3], config.vector
+        return unpack(planes.reshape(shape), port.dtype, port.shape)
 
-    def _launch(self, start: int) -> int:
-        """Run the chip from a word on; return the cycles that it took."""
-        client = self.client
+    def _launch(self, start: int) -> tuple[int, int]:
+        """Run the chip from a word on; return the cycles that it took, and the signature."""
+        client, first = self.client, host.STATUS.offset
+        count = (host.SIGNATURE.offset - first) // 4 + 1
         client.write(host.START.offset, start)
         client.write(host.CONTROL.offset, 1 << host.CONTROL.field("launch").low)
         status = {field.name: 1 << field.low for field in host.STATUS.fields}
         for _ in range(POLLS):
-            (found,) = client.read(host.STATUS.offset)
+            # All that may be asked after a run at once: a request takes a millisecond or more.
+            words = client.read(first, count)
+            found, error, low, high, signature = (
+                words[(register.offset - first) // 4]
+                for register in (
+                    host.STATUS, host.ERROR, host.CYCLES_LOW, host.CYCLES_HIGH, host.SIGNATURE,
+                )
+            )  # fmt: skip
             if found & status["error"]:
-                (error,) = client.read(host.ERROR.offset)
                 client.write(host.ERROR.offset, error)
                 raise UserError(f"{client.line.name}: the chip reports {host.Error(error)!r}")
             if found & status["done"]:
-                low, high = client.read(host.CYCLES_LOW.offset, 2)
-                return low | high << host.DATA_BITS
+                return low | high << host.DATA_BITS, signature
         raise UserError(f"{client.line.name}: the run does not end")

@@ -152,7 +152,7 @@ class HostedEngine(ABC):
 
     def __init__(self, program: Program):
         self.program = program
-        self.position = 0  # in the mailbox
+        self.position: int | None = 0  # in the mailbox, if it is known
 
     @abstractmethod
     def put(self, port: str, values: NDArray[np.generic]) -> None:

@@ -201,6 +201,8 @@ def engine_of(
     progress: Callable[[str], None] | None = None,
     port: str | None = None,
     timeout: float = TIMEOUT,
+    *,
+    preloaded: bool = False,
 ) -> Engine:
     """Return an engine by name, see ``run``; all but the tensor engine need a program.
 
@@ -216,7 +218,7 @@ def engine_of(
     if not isinstance(model, Program):
         raise UserError(f"engine: {name} runs programs, and {model.name} is not compiled")
     if name == "uart":
-        return _board(model, port, timeout, progress)
+        return _board(model, port, timeout, progress, preloaded=preloaded)
     if name == "golden":
         return GoldenEngine(model)
     from waterclock.sim.rtl_engine import RTLEngine
@@ -225,7 +227,12 @@ def engine_of(
 
 
 def _board(
-    program: Program, port: str | None, timeout: float, progress: Callable[[str], None] | None
+    program: Program,
+    port: str | None,
+    timeout: float,
+    progress: Callable[[str], None] | None,
+    *,
+    preloaded: bool,
 ) -> Engine:
     """Return the engine of the board at a serial port."""
     if port is None:
@@ -245,9 +252,9 @@ def _board(
     except UserError:
         line.close()
         raise
-    if progress:
+    if progress and not preloaded:
         progress("loading the program")
-    return UARTEngine(program, client)
+    return UARTEngine(program, client, preloaded=preloaded)
 
 
 def run(
@@ -263,6 +270,7 @@ def run(
     progress: Callable[[str], None] | None = None,
     port: str | None = None,
     timeout: float = TIMEOUT,
+    preloaded: bool = False,
     signatures: int = SIGNATURES,
 ) -> Result:
     """Feed a prompt and let the machine choose ``tokens`` tokens, greedily if nobody else does.
@@ -285,6 +293,8 @@ def run(
         Serial port of the board that the uart engine runs on.
     timeout : float
         Seconds of silence after which a request to the board is sent again.
+    preloaded : bool
+        Whether the board holds the program already, by its bitstream or an earlier run.
     signatures : int
         Steps whose signature the golden machine predicts, after the run.
 
@@ -311,7 +321,8 @@ def run(
     program = model if isinstance(model, Program) else None
     ids: list[int] = []
     logits, measured, signed, exact = [], [], [], True
-    with contextlib.closing(engine_of(engine, model, wave, progress, port, timeout)) as machine:
+    chosen = engine_of(engine, model, wave, progress, port, timeout, preloaded=preloaded)
+    with contextlib.closing(chosen) as machine:
         judge = None
         if engine != "tensor":  # the judge goes where the machine goes
             judge = TensorEngine(model).run(prompt_ids, steps, choose=lambda _: step.next)

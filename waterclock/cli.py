@@ -166,6 +166,9 @@ def run(
     timeout: Annotated[
         float, typer.Option(help="Seconds until a board is asked again (uart).")
     ] = TIMEOUT,
+    preloaded: Annotated[
+        bool, typer.Option("--preloaded", help="The board holds the program already (uart).")
+    ] = False,
     signatures: Annotated[
         int, typer.Option(help="Steps whose signature is compared with the golden machine's.")
     ] = api.SIGNATURES,
@@ -207,6 +210,7 @@ def run(
         progress=lambda what: err.print(f"{what} ..."),
         port=port,
         timeout=timeout,
+        preloaded=preloaded,
         signatures=signatures,
     )
     print()

@@ -20,8 +20,10 @@ from faults import Faults
 
 from waterclock.fpga.link import HostLink
 from waterclock.isa.config import Config
+from waterclock.isa.program import Program
 from waterclock.rtl.emit import convert
 from waterclock.sim import verilator
+from waterclock.sim.preload import write_memories
 from waterclock.sim.rtl_engine import cached_verilog
 
 DIVISOR = 4  # cycles a bit
@@ -148,6 +150,8 @@ class SimulatedBoard:
         Of its chip.
     share : float
         Of the frames that the line spoils.
+    program : Program, optional
+        What its memories hold from the beginning.
 
     Attributes
     ----------
@@ -157,8 +161,10 @@ class SimulatedBoard:
         How many there were of each kind, when the board is off.
     """
 
-    def __init__(self, config: Config, share: float = 0.0, seed: int = 1):
-        self.share, self.seed = share, seed
+    def __init__(
+        self, config: Config, share: float = 0.0, seed: int = 1, program: Program | None = None
+    ):
+        self.share, self.seed, self.program = share, seed, program
         self.faults: dict[str, int] = {}
         bench = BENCH.replace("BIT", str(DIVISOR * PERIOD)).replace("CHUNK", str(CHUNK))
         files = {
@@ -172,6 +178,8 @@ class SimulatedBoard:
     def __enter__(self) -> "SimulatedBoard":
         self._temporary = tempfile.TemporaryDirectory(prefix="waterclock-")
         folder = self._folder = Path(self._temporary.name)
+        if self.program is not None:
+            write_memories(self.program, folder)
         job = json.dumps({"folder": str(folder), "share": self.share, "seed": self.seed})
 
         def simulate() -> None:
@@ -181,6 +189,7 @@ class SimulatedBoard:
                     "board_bench",
                     directory=folder,
                     seed=self.seed,
+                    plusargs=[f"+waterclock={folder}"],
                     extra_env={JOB: job},
                 )
             except BaseException as error:  # handed to the thread that waits

@@ -1,6 +1,7 @@
 """A board in Python whose chip is the golden machine, and a terminal to reach it by."""
 
 import os
+import select
 import struct
 import threading
 import tty
@@ -25,6 +26,7 @@ class Board:
         self.golden = Golden(config, {})
         self.slices = list(self.golden.slices.values())  # in the order of their units
         self.words: dict[int, dict[int, int]] = {}
+        self.words_loaded = 0  # of instructions
         self.registers = {
             register.offset: register.value(config) for register in host.REGISTERS
         }  # staging lies behind them
@@ -71,6 +73,7 @@ class Board:
         unit, space = select & 0xFFFF, select >> host.SELECT.field("space").low
         self.registers[host.ADDRESS.offset] += 1
         if space == host.Space.IMEM:
+            self.words_loaded += 1
             self.words.setdefault(unit, {})[address] = words[0] | words[1] << 32
             return []
         size = self.program.config.vector
@@ -122,19 +125,19 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        os.close(self._theirs)
         self._thread.join()
+        os.close(self._theirs)
 
     def _serve(self) -> None:
         """Obey requests until the host is gone or the cable is."""
         heard, header = b"", 1 + HEADER.size
         while self.left is None or self.left > 0:
             while len(heard) < header or len(heard) < (size := self._size(heard)):
-                try:
-                    heard += os.read(self._ours, 4096)
-                except OSError:  # nobody has the terminal open any more
+                if self._over.is_set():
                     os.close(self._ours)
                     return
+                if select.select([self._ours], [], [], 0.05)[0]:
+                    heard += os.read(self._ours, 4096)
             self.board.write(heard[:size])
             heard = heard[size:]
             os.write(self._ours, self.board.read(0))

@@ -33,6 +33,16 @@ def test_board_gives_the_tokens_logits_and_cycles_of_the_golden_machine(program:
     assert client.repeats == 0
 
 
+def test_a_board_that_holds_the_program_is_not_loaded_again(program: Program):
+    board = Board(program)
+    client = LinkClient(board, program.config)
+    first = list(UARTEngine(program, client).run([1], 2))
+    board.words_loaded = 0
+    again = list(UARTEngine(program, client, preloaded=True).run([1], 2))
+    assert board.words_loaded == 0
+    assert [(s.next, s.signature) for s in first] == [(s.next, s.signature) for s in again]
+
+
 def test_error_of_the_chip_is_reported(program: Program):
     client = LinkClient(Board(program, error=host.Error.MXM), program.config)
     with pytest.raises(UserError, match="board: the chip reports <Error\\.MXM"):

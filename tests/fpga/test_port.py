@@ -46,7 +46,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
     file: Path,
     *args: object,
-    timeout: float = 30,
+    timeout: float = 20,
 ) -> tuple[int, str]:
     """Run the command line; return its exit status and what it says of errors."""
     words = ["waterclock", "run", file, "--engine", "uart", "--timeout", timeout, "--tokens", 2]
