@@ -321,8 +321,8 @@ def run(
     program = model if isinstance(model, Program) else None
     ids: list[int] = []
     logits, measured, signed, exact = [], [], [], True
-    chosen = engine_of(engine, model, wave, progress, port, timeout, preloaded=preloaded)
-    with contextlib.closing(chosen) as machine:
+    found = engine_of(engine, model, wave, progress, port, timeout, preloaded=preloaded)
+    with contextlib.closing(found) as machine:
         judge = None
         if engine != "tensor":  # the judge goes where the machine goes
             judge = TensorEngine(model).run(prompt_ids, steps, choose=lambda _: step.next)
