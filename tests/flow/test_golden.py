@@ -61,3 +61,11 @@ def test_the_embedded_model_crosses_a_bucket_and_stays_exact() -> None:
     small, large = (schedule.cycles for schedule in program.schedules)
     # Zero jitter: the cycles depend on the bucket and on nothing else.
     assert result.cycles_measured == [small] * 64 + [large] * 6
+
+
+def test_the_embedded_model_is_exact_on_few_alus_and_wide_slices() -> None:
+    program = compile_model(load_checkpoint(story()), load_config("nano"), 64)
+    check_program(program)
+    result = run(program, [1, 300], 4, "golden")
+    assert result.exact
+    assert result.cycles_measured == result.cycles_predicted
