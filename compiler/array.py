@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from waterclock.compiler.fabric import Trial, mask_of
+from waterclock.compiler.fit_sources import emit_reads, read_streams
+from waterclock.compiler.memory import Vec
 from waterclock.compiler.plan import Act, NoFitError, Plan, first_cycle
 from waterclock.isa import mem, mxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column
@@ -30,6 +32,8 @@ class Tile:
     ready: int = 0  #: first cycle in which a Read may be issued
     slices: tuple[int, ...] = ()  #: where it lies, if not in the plane's own weight slices
     stride: int = 0  #: rows to the next layer's
+    map: Vec | None = None  #: what is added to the rows, in lane 0; None for nothing
+    count: int = 0  #: rows from ``row`` on that a map may choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +93,16 @@ def _run_burst(plan: Plan, key: PlaneKey, steps: Sequence[Step], sums: Sums, ear
         count += 1
     while count > 1:
         trial = plan.trial()
-        if _claim(plan, key, steps[:count], first, pace, trial):
-            _issue(plan, key, steps[:count], first, pace, trial, sums)
+        maps = _claim(plan, key, steps[:count], first, pace, trial)
+        if maps is not None:
+            _issue(plan, key, steps[:count], first, pace, trial, sums, maps)
             return count
         count //= 2
     for start in range(first, first + TRIES):
         trial = plan.trial()
-        if _claim(plan, key, steps[:1], start, pace, trial):
-            _issue(plan, key, steps[:1], start, pace, trial, sums)
+        maps = _claim(plan, key, steps[:1], start, pace, trial)
+        if maps is not None:
+            _issue(plan, key, steps[:1], start, pace, trial, sums, maps)
             return 1
     raise NoFitError(f"{plan.operations[plan.operation]}: no room for a tile of weights")
 
@@ -112,7 +118,8 @@ def _follows(
     )
     tile, last = step.tile, before.tile
     return (
-        tile.row == last.row + loads
+        tile.map is last.map is None
+        and tile.row == last.row + loads
         and tile.value == last.value + 1
         and (tile.slices, tile.stride, tile.order) == (last.slices, last.stride, last.order)
         and len(before.uses) * plan.config.digits <= pace
@@ -150,8 +157,11 @@ def _ready(plan: Plan, key: PlaneKey, step: Step) -> int:
 
 def _claim(
     plan: Plan, key: PlaneKey, steps: Sequence[Step], start: int, pace: int, trial: Trial
-) -> bool:
-    """Claim the reads and streams of steps whose first ABC is issued in ``start``."""
+) -> dict[int, int] | None:
+    """Claim the reads and streams of steps whose first ABC is issued in ``start``.
+
+    Returns the streams of a tile's maps by the cycle, None if something is taken.
+    """
     config, (side, plane) = plan.config, key
     loads, late = config.vector // config.load_streams, mxm.weights_at(config) - 1
     tile = steps[0].tile
@@ -160,18 +170,57 @@ def _claim(
     begin = start + late - loads
     times = [begin + i * pace + j for i in range(len(steps)) for j in range(loads)]
     rows = [step.tile.row + j for step in steps for j in range(loads)]
-    again = (plan.repetitions - 1) * tile.stride
+    again = max((plan.repetitions - 1) * tile.stride, tile.count)
     mask = mask_of(times)
     starts = [(offset, mem_column(config, side, index)) for offset, index in enumerate(slices)]
     number = plane * config.load_streams
     if not trial.stream_free(side.outward, number, starts, column, mask):
-        return False
+        return None
     for index in slices:
         early = abs(column - mem_column(config, side, index)) + mem.read_latency(config)
         if not trial.claim_run("read", (side, index), rows, mask >> early, again):
-            return False
+            return None
     trial.claim_streams(side.outward, number, starts, column, mask)
-    return True
+    return _maps(plan, side, tile, times, trial)
+
+
+def _maps(
+    plan: Plan, side: Hemisphere, tile: Tile, times: list[int], trial: Trial
+) -> dict[int, int] | None:
+    """Claim the maps of a tile's Gathers; return their streams by the cycle of the Gather.
+
+    The slices are those of one column. None when a map does not fit.
+    """
+    found: dict[int, int] = {}
+    if tile.map is None:
+        return found
+    column = mem_column(plan.config, side, plan.memory.first_weight)
+    early = abs(mxm_column(plan.config, side) - column) + mem.read_latency(plan.config)
+    for issue in (time - early for time in times):
+        place = tile.map.on(side)
+        code = read_streams(trial, plan, [place], column, [issue], 2, is_map=True)
+        if code is None or not all(trial.sample(column, code + n, 1 << issue) for n in (0, 1)):
+            return None
+        found[issue] = code
+    return found
+
+
+def _gather(plan: Plan, side: Hemisphere, tile: Tile, code: int, maps: dict[int, int]) -> None:
+    """Add the Gathers of a tile and the reads of its maps."""
+    assert tile.map is not None
+    column = mem_column(plan.config, side, plan.memory.first_weight)
+    value = tile.map.value
+    for part, (issue, found) in enumerate(sorted(maps.items())):
+        emit_reads(plan, [tile.map.on(side)], column, [issue], found, 2)
+        for offset, index in enumerate(plan.memory.plane_slices(0)):
+            op = mem.Gather(addr=tile.row + part, dst=code + offset, map=found, lane=0)
+            plan.issue("mem_read", side, index, issue, op, (value,))
+            byte = part * plan.config.load_streams + offset
+            region = (
+                0, int(side), index, tile.row + part, tile.count - part, value, 0,
+                tile.value, byte, -1, -1, 1, 0,
+            )  # fmt: skip
+            plan.regions.append((region, 0))
 
 
 def _issue(
@@ -182,8 +231,9 @@ def _issue(
     pace: int,
     trial: Trial,
     sums: Sums,
+    maps: dict[int, int],
 ) -> None:
-    """Issue steps that were claimed."""
+    """Issue steps that were claimed, see ``_claim``."""
     config, (side, plane) = plan.config, key
     trial.commit()
     loads, late = config.vector // config.load_streams, mxm.weights_at(config) - 1
@@ -196,7 +246,9 @@ def _issue(
     for number, run in enumerate(runs):
         begin, count = start + late - loads + number * pace, len(run) * loads
         row = first.row + number * loads
-        for offset, index in enumerate(slices):
+        if first.map is not None:
+            _gather(plan, side, first, code, maps)
+        for offset, index in enumerate(slices if first.map is None else ()):
             early = abs(column - mem_column(config, side, index)) + mem.read_latency(config)
             read = mem.Read(addr=row, dst=code + offset)
             plan.issue("mem_read", side, index, begin - early, read, (-1,), first.stride, count, 1)

@@ -55,9 +55,10 @@ class Issued:
         for index, words in schedule.words.items():
             if not 0 <= index < len(self.queues):
                 raise ScheduleError(f"queue {index}: the chip has {len(self.queues)} queues")
-            if schedule.start < 0 or schedule.start + len(words) > config.imem_words:
+            room = config.words_of(self.queues[index].kind)
+            if schedule.start < 0 or schedule.start + len(words) > room:
                 raise ScheduleError(
-                    f"{self.queues[index].name}: expected words 0 to {config.imem_words - 1}, "
+                    f"{self.queues[index].name}: expected words 0 to {room - 1}, "
                     f"found {len(words)} from word {schedule.start} on"
                 )
         try:

@@ -16,7 +16,8 @@ from waterclock.compiler.prefill_rows import SETS, Rows, block_size
 from waterclock.compiler.quantise import quantise
 from waterclock.isa.config import PRESETS, Config, load_config
 from waterclock.isa.errors import UserError
-from waterclock.isa.program import Port, Program, QuantisedModel
+from waterclock.isa.floorplan import Queue, queues
+from waterclock.isa.program import Port, Program, QuantisedModel, Schedule
 
 FIRST_BUCKET = 64  #: positions of the smallest context bucket
 Progress = Callable[[str, int, int], None]
@@ -53,9 +54,15 @@ def quantised_model(
     Raises
     ------
     UserError
-        When the context exceeds the model's.
+        When the context exceeds the model's, or the embedding cannot share the head's weights
+        on a chip that has no room for both.
     """
-    quantised = quantise(checkpoint)
+    if config.wide and not checkpoint.tied:
+        raise UserError(
+            f"{checkpoint.name}: head: has weights of its own, preset {config.name} has no room "
+            "for an embedding beside them: use a model with tied embeddings"
+        )
+    quantised = quantise(checkpoint, share=config.wide)
     model = QuantisedModel(
         name=checkpoint.name,
         config=config,
@@ -126,11 +133,10 @@ def schedule_model(
     image = Image(model, config, context)
     _must_fit(image, model.name)
     rows = _rows(image, context, model.name) if prefill else None
-    schedules = []
+    plans = []
     sizes = [(size, 1) for size in buckets(context)]
     if rows:
         sizes += [(size, rows.size) for size, _ in sizes if size >= rows.size]
-    start = 0
     for done, (size, positions) in enumerate(sizes):
         if progress:
             progress("scheduling", done, len(sizes))
@@ -143,13 +149,16 @@ def schedule_model(
                 "a preset with more ALUs, sets of data slices or MXM entries would do"
             ) from None
         _must_fit(image, model.name)
-        schedules.append(emit(plan, start))
-        start += max(len(words) for words in schedules[-1].words.values())
-    if start > config.imem_words:
+        plans.append(plan)
+    schedules = _emitted(plans, loops=False)
+    if _longest(schedules, config)[0] > 1 and config.loops:
+        schedules = _emitted(plans, loops=True)
+    over, queue, words = _longest(schedules, config)
+    if over > 1:
         less = "leave out --prefill" if rows else "use a smaller --context"
         raise UserError(
-            f"{model.name}: the instructions need {start} words a queue, preset "
-            f"{config.name} has {config.imem_words}: {less}"
+            f"{model.name}: the instructions of {queue.name} need {words} words, preset "
+            f"{config.name} has {config.words_of(queue.kind)}: {less}"
         )
     if progress:
         progress("scheduling", len(sizes), len(sizes))
@@ -182,6 +191,26 @@ def _rows(image: Image, context: int, name: str) -> Rows:
             "entries as a block of whole tiles has positions"
         )
     return Rows(image, size)
+
+
+def _emitted(plans: list[Plan], *, loops: bool) -> list[Schedule]:
+    """Return the schedules, one behind the other."""
+    schedules: list[Schedule] = []
+    start = 0
+    for plan in plans:
+        schedules.append(emit(plan, start, loops=loops))
+        start += max(len(words) for words in schedules[-1].words.values())
+    return schedules
+
+
+def _longest(schedules: list[Schedule], config: Config) -> tuple[float, Queue, int]:
+    """Return the queue whose memory is filled most: (share of it, queue, words)."""
+    found = []
+    for schedule in schedules:
+        for queue in queues(config):
+            words = schedule.start + len(schedule.words.get(queue.index, ()))
+            found.append((words / config.words_of(queue.kind), queue, words))
+    return max(found, key=lambda item: item[0])
 
 
 def _must_fit(image: Image, name: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from waterclock.compiler.attention import Attention
 from waterclock.compiler.blocks import EAST, WEST, Blocks, State
+from waterclock.compiler.embed import SharedEmbedding
 from waterclock.compiler.fit import fit
 from waterclock.compiler.image import PlaneKey
 from waterclock.compiler.memory import Vec
@@ -75,6 +76,8 @@ class Decode(Blocks):
 
     def embed(self) -> State:
         """Look the token up."""
+        if not self.image.embed:
+            return SharedEmbedding(self.plan, self.image).run()
         stencil = Stencil(self.config, range(len(self.image.embed)))
         store = Store(EAST)
         source = Gathered(self.image.embed, self.image.mailbox["token"])

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from waterclock.compiler.fold import fold
 from waterclock.compiler.plan import Issue, Plan, first_cycle
-from waterclock.isa import icu
+from waterclock.isa import icu, mem
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Queue, queues
 from waterclock.isa.program import INTENTS, REGION_COLUMNS, Schedule
 from waterclock.isa.sequence import add_offsets
-from waterclock.isa.spec import Instruction, Operand, instructions
+from waterclock.isa.spec import Instruction, Operand, decode, instructions
 
 Ints = NDArray[np.int64]
 
@@ -274,8 +275,10 @@ def _runs(of: Queue, queue: _Queue, config: Config) -> Callable[[int], tuple[int
     return run
 
 
-def emit(plan: Plan, start: int) -> Schedule:
+def emit(plan: Plan, start: int, *, loops: bool = False) -> Schedule:
     """Return the schedule of a finished plan, placed at word ``start`` of every queue.
+
+    With ``loops`` every run of instructions that comes back evenly is folded.
 
     Words begin with a Sync, or the Notify that ends it; the notifying queue waits until every
     effect of the program has happened, so the run takes ``plan.end`` cycles.
@@ -287,6 +290,7 @@ def emit(plan: Plan, start: int) -> Schedule:
     intents: dict[int, NDArray[np.int32]] = {}
     notifier = plan.numbers[NOTIFIER]
     repeater = Repeater(plan)
+    leaders: dict[int, _Queue] = {}
     for queue in queues(config):
         found = plan.issues.get(queue.index, [])
         if not found and queue.index != notifier:
@@ -297,9 +301,19 @@ def emit(plan: Plan, start: int) -> Schedule:
         opens, at, last = icu.Sync(), begin, 0  # only the notifier waits for the end
         if queue.index == notifier:
             opens, at, last = icu.Notify(), 1, plan.end
-        code = _looped(queue, parts, plan.block.period, config, at, last) if plan.block else None
-        code = [opens.encode(), *(code or _words(queue, whole, at, last, config))]
-        code.append(icu.Halt().encode())
+        code: list[int] = []
+        if queue.leader is None:
+            found = (
+                _looped(queue, parts, plan.block.period, config, at, last) if plan.block else None
+            )
+            if loops:
+                folded = fold(queue.kind, whole.cycles, whole.words, at, last)
+                found = folded if found is None or len(folded) < len(found) else found
+            found = found or _words(queue, whole, at, last, config)
+            code = [opens.encode(), *found, icu.Halt().encode()]
+        else:
+            _check_follows(queue, whole, leaders[queue.leader], config)
+        leaders[queue.index] = whole
         words[queue.index] = np.array(code, np.uint64)
         starts = np.flatnonzero(np.diff(whole.operations, prepend=-1))
         runs = np.diff(np.append(starts, len(whole.operations)))
@@ -317,3 +331,12 @@ def emit(plan: Plan, start: int) -> Schedule:
         regions=repeater.regions(),
         results=np.array(plan.results, np.int64).reshape(-1, 5),
     )
+
+
+def _check_follows(queue: Queue, mine: _Queue, leader: _Queue, config: Config) -> None:
+    """Make sure that a queue does what the one that it follows makes it do."""
+    words, places = np.unique(leader.words, return_inverse=True)
+    ops = [decode(queue.kind, word) for word in words.tolist()]
+    wanted = [mem.followed(op, queue.unit % config.group).encode() for op in ops]
+    assert (leader.cycles == mine.cycles).all(), queue.name
+    assert (np.array(wanted, np.int64)[places] == mine.words).all(), queue.name

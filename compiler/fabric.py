@@ -162,7 +162,7 @@ class Trial:
         first, align = 0, 4 if span == 3 else span
         map_path = mem.map_path(config)
         if is_map and map_path is not None:
-            first, align = map_path, config.paths
+            first, align = map_path - map_path % span, config.paths
         for number in range(first, config.streams - span + 1, align):
             if self.stream_free(direction, number, starts, end, mask):
                 self.claim_streams(direction, number, starts, end, mask)

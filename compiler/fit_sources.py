@@ -15,6 +15,7 @@ from waterclock.compiler.stencil import (
     Table,
 )
 from waterclock.isa import mem, mxm
+from waterclock.isa.config import WIDTH
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
 from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, number_of
 
@@ -56,10 +57,12 @@ def read_streams(
 ) -> int | None:
     """Claim Reads of one vector an item so that they arrive at ``column`` in ``cycles``.
 
-    All places must name the same slices. Returns the stream code, or None.
+    All places must name the same slices. Wide slices read all that they hold, and the
+    low bytes of a map are those of the path for maps. Returns the stream code, or None.
     """
     trial = attempt.trial if isinstance(attempt, Attempt) else attempt
     config = plan.config
+    span = WIDTH if config.wide else span
     side, slices = places[0].side, places[0].slices[:span]
     read = mem.read_latency(config)
     starts = []
@@ -81,7 +84,10 @@ def read_streams(
         or (column - vxm_column(config)) * (near - vxm_column(config)) <= 0
         else side.outward
     )
-    return trial.route(inward, starts, column, mask_of(cycles), span, is_map=is_map)
+    code = trial.route(inward, starts, column, mask_of(cycles), span, is_map=is_map)
+    if code is None or not is_map:
+        return code
+    return code + (mem.map_path(config) or 0) % span
 
 
 def emit_reads(
@@ -89,10 +95,11 @@ def emit_reads(
 ) -> None:
     """Add the Read issues that ``read_streams`` claimed."""
     read = mem.read_latency(plan.config)
+    span = WIDTH if plan.config.wide else span
     for offset, index in enumerate(places[0].slices[:span]):
         at = mem_column(plan.config, places[0].side, index)
         for place, cycle in zip(places, cycles, strict=True):
-            op = mem.Read(addr=place.row, dst=code + offset)
+            op = mem.Read(addr=place.row, dst=code - code % span + (code + offset) % span)
             issue = cycle - abs(at - column) - read
             plan.issue("mem_read", place.side, index, issue, op, (-1,), place.stride)
 
@@ -221,6 +228,7 @@ def _gather(
     plan, trial = attempt.plan, attempt.trial
     config, side = plan.config, table.side
     centre = vxm_column(config)
+    span = WIDTH if config.wide else span
     starts, issues = [], []
     for offset, index in enumerate(table.slices[:span]):
         at = mem_column(config, side, index)
@@ -233,7 +241,7 @@ def _gather(
             if not trial.claim(("bank", side, index, bank), 1 << issues[-1]):
                 return None
     code = trial.route(side.inward, starts, centre, 1 << cycle, span)
-    place = next(p for p in source.map.places if p.side is side)
+    place = source.map.on(side)
     value = plan.memory.value()
     if code is None:
         return None

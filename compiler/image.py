@@ -316,17 +316,26 @@ class Image:
             memory.image[int(side), index, row] = np.ascontiguousarray(column)
         return Table(side, slices, row, count)
 
-    def _tables(self) -> None:
-        """Place what is looked up by token or position."""
-        vector, config = self.config.vector, self.config
-        embed = self.quantised.tensors["embed"]
-        self.embed = []
+    def _embedding(self, embed: NDArray[np.float16]) -> None:
+        """Place the embedding, a table a vector of channels."""
+        vector = self.config.vector
         for number, channels in enumerate(self.hidden):
             rows = np.zeros((len(embed), vector), np.float16)
             rows[:, channels >= 0] = embed[:, channels[channels >= 0]]
             planes = rows.view(np.uint8).reshape(len(embed), vector, 2)
             side = Hemisphere(number % 2)
             self.embed.append(self.table(side, [planes[..., byte] for byte in range(2)]))
+
+    def _tables(self) -> None:
+        """Place what is looked up by token or position."""
+        vector, config = self.config.vector, self.config
+        self.embed: list[Table] = []
+        if "embed" in self.quantised.tensors:
+            self._embedding(self.quantised.tensors["embed"])
+        else:
+            scale = self.quantised.tensors["head.scale"]
+            rows = np.array([scale[words] for words in self.words])
+            self.embed_scale = self.table(Hemisphere.EAST, byte_planes(rows))
         self.rotary: dict[str, list[Table]] = {}
         dims = self.key_packs[0].dims  # every pack has the same rotary pairs in its lanes
         for name, side in (("cos", Hemisphere.WEST), ("sin", Hemisphere.EAST)):

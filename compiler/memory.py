@@ -34,6 +34,10 @@ class Vec:
     value: int
     places: list[Place] = dataclasses.field(default_factory=list)
 
+    def on(self, side: Hemisphere) -> Place:
+        """Return the copy on a side."""
+        return next(place for place in self.places if place.side is side)
+
 
 class Memory:
     """Allocates rows, numbers values and collects the memory image."""

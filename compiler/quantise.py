@@ -4,7 +4,8 @@ Weights are int8 with one fp32 scale for each output channel; norm gains are fol
 weights that follow them, so that a norm is one number a token. The key and value cache holds 16
 bit integers with a fixed step for each channel: a bound of the channel that no input exceeds,
 over 32,700 (rotary pairs share one). The steps are folded into the scales, as is the factor of
-the softmax, so that they cost nothing. The embedding is f16. Everything else is fp32.
+the softmax, so that they cost nothing. The embedding is f16, or shares the head's weights where
+memory is short. Everything else is fp32.
 """
 
 import dataclasses
@@ -27,7 +28,9 @@ class Quantised:
     (out, in) int8 and "NAME.scale" (out,) float32; with biases "layers.I.q.bias", "k" and "v"
     alike, (out,) float32, added to the scaled and normalised product before any rotation;
     "layers.I.v_step" (kv channels,) float32;
-    "embed" (vocab, hidden) float16; "rope.cos", "rope.sin" (context, head_dim / 2) float32.
+    "embed" (vocab, hidden) float16, or, where head and embedding share their weights, "embed.gain"
+    (hidden,) float32: a token's embedding is its row of "head.weight", times the row's scale,
+    times the gain; "rope.cos", "rope.sin" (context, head_dim / 2) float32.
     """
 
     name: str
@@ -43,8 +46,8 @@ def quantise_rows(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8],
     return np.clip(rounded, -127, 127).astype(np.int8), scales
 
 
-def quantise(checkpoint: Checkpoint) -> Quantised:
-    """Return the machine's numbers for a checkpoint."""
+def quantise(checkpoint: Checkpoint, *, share: bool = False) -> Quantised:
+    """Return the machine's numbers for a checkpoint; ``share`` needs a tied head."""
     tensors: dict[str, NDArray[Any]] = {}
 
     def source(name: str) -> NDArray[np.float64]:
@@ -91,7 +94,10 @@ def quantise(checkpoint: Checkpoint) -> Quantised:
         linear(f"{prefix}.up", source(f"{prefix}.up") * norm)
         linear(f"{prefix}.down", source(f"{prefix}.down"))
     linear("head", source("embed" if checkpoint.tied else "head") * source("final_norm"))
-    tensors["embed"] = np.clip(checkpoint.tensors["embed"], -65504, 65504).astype(np.float16)
+    if share:
+        tensors["embed.gain"] = (1.0 / source("final_norm")).astype(np.float32)
+    else:
+        tensors["embed"] = np.clip(checkpoint.tensors["embed"], -65504, 65504).astype(np.float16)
     frequency = checkpoint.rope_theta ** (-np.arange(half) / half)
     frequency /= checkpoint.tensors.get("rope_factors", 1.0)
     angles = np.arange(checkpoint.context)[:, None] * frequency

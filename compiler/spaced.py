@@ -30,6 +30,7 @@ from waterclock.isa.streams import Direction
 
 MINUS_ZERO = 0x80000000  #: x + -0 is x
 LATEST = 24  #: cycles that a node may be moved behind what it waits for
+KEPT = 3  #: cycles that an operand is kept for another node rather than read again
 EARLY = 64  #: more than a read comes before its use
 DEPTH = 4000  #: steps of the search for one delay
 #: Operations whose results are fp32, so that arithmetic may delay them.
@@ -48,6 +49,8 @@ class _Solver:
         self.added: list[Node] = []
         #: What stands for a value, itself and its delays: (cycle in which it is ready, node).
         self.known: dict[tuple[int, int], list[tuple[int, Value]]] = {}
+        #: Memory operands that arrive already: operand, cycle, offsets of the items.
+        self.reads: list[tuple[object, int, list[int]]] = []
         self.steps = 0
         column = mem_column(self.config, Hemisphere.EAST, 0)
         self.hops = column - vxm_column(self.config)
@@ -81,7 +84,7 @@ class _Solver:
         """Give a node its unit and the first cycle that it can have."""
         for time in range(earliest, earliest + LATEST):
             for unit in self.units(node):
-                slots, added = dict(self.slots), len(self.added)
+                slots, added, reads = dict(self.slots), len(self.added), len(self.reads)
                 known = {key: list(values) for key, values in self.known.items()}
                 inputs = list(node.inputs)
                 if (
@@ -92,7 +95,7 @@ class _Solver:
                     node.time, node.unit, self.slots = time, unit, slots
                     return True
                 node.inputs, self.known = inputs, known
-                del self.added[added:]
+                del self.added[added:], self.reads[reads:]
         return False
 
     def _leave(self, slots: Slots, node: Node, time: int) -> bool:
@@ -129,13 +132,30 @@ class _Solver:
                 continue
             if any(value is other for other in node.inputs[:index]):
                 continue  # one read serves both operands
+            if any(value is r[0] and (time, node.offsets) == r[1:] for r in self.reads):
+                continue  # and so it does here
+            kept = self._kept(slots, value, time, node.offsets)
+            if kept is not None:
+                node.inputs[index] = kept
+                continue
             if self._read(slots, value, time, node.offsets):
+                self.reads.append((value, time, node.offsets))
                 continue
             moved = self._moved(slots, value, time, node.offsets)
             if moved is None:
                 return False
             node.inputs[index] = moved
         return True
+
+    def _kept(self, slots: Slots, value: object, time: int, offsets: list[int]) -> Node | None:
+        """Return what brings an operand that another node has read shortly before."""
+        for known, arrival, items in self.reads:
+            if known is not value or items != offsets or not 0 < time - arrival <= KEPT:
+                continue
+            found = self._by_mov(slots, value, arrival, time, offsets)
+            if found is not None:
+                return found
+        return None
 
     def _read(self, slots: Slots, value: object, time: int, offsets: list[int]) -> bool:
         """Take the read ports of a memory operand, or the way from an accumulator."""
@@ -178,18 +198,30 @@ class _Solver:
             chosen = dict(slots)
             if not self._read(chosen, value, time - early, offsets):
                 continue
-            first = self._delay_node("mov", [value], time - early, offsets)
-            for unit in self.units(first):
-                trial, added = dict(chosen), len(self.added)
-                if self.issue(trial, unit, first.time, first):
-                    first.unit = unit
-                    self.added.append(first)
-                    last = self._chain(trial, first, first.time + 1, time, offsets, exact=True)
-                    if isinstance(last, Node):
-                        slots.clear()
-                        slots.update(trial)
-                        return last
-                    del self.added[added:]
+            found = self._by_mov(chosen, value, time - early, time, offsets)
+            if found is not None:
+                slots.clear()
+                slots.update(chosen)
+                self.reads.append((value, time - early, offsets))
+                return found
+        return None
+
+    def _by_mov(
+        self, slots: Slots, value: object, arrival: int, time: int, offsets: list[int]
+    ) -> Node | None:
+        """Bring an operand that arrives early to its use."""
+        first = self._delay_node("mov", [value], arrival, offsets)
+        for unit in self.units(first):
+            trial, added = dict(slots), len(self.added)
+            if self.issue(trial, unit, arrival, first):
+                first.unit = unit
+                self.added.append(first)
+                last = self._chain(trial, first, arrival + 1, time, offsets, exact=True)
+                if isinstance(last, Node):
+                    slots.clear()
+                    slots.update(trial)
+                    return last
+                del self.added[added:]
         return None
 
     def _delay_node(
@@ -283,7 +315,9 @@ def solve_spaced(plan: Plan, stencil: Stencil, spacing: int) -> bool:
         if not solver.place(node, max([node.time, *ready])):
             return False
     stencil.nodes = sorted([*stencil.nodes, *solver.added], key=lambda node: node.time)
-    return True
+    # A queue needs a cycle an item for its Loop.
+    often = [node.unit for node in stencil.nodes if len(node.offsets) > 1]
+    return not plan.config.loops or all(often.count(unit) < spacing for unit in often)
 
 
 def cut(stencil: Stencil) -> Callable[[], Stencil] | None:

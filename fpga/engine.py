@@ -54,6 +54,8 @@ class UARTEngine(HostedEngine):
             unit = side * config.slices + index
             parts.append((host.Space.MEM, unit, row, self._words(data)))
         for queue in queues(config):
+            if queue.leader is not None:
+                continue
             words = program.queue_words(queue.index)
             data = words.view(np.uint8).reshape(-1, words.itemsize)
             parts.append((host.Space.IMEM, queue.index, 0, self._words(data)))

@@ -27,6 +27,8 @@ ALU_FEATURES = {
 #: Features that a chip may lack: no program that we compile needs them, and they are dear.
 OPTIONAL_FEATURES = "hn"
 
+WIDTH = 4  #: slices that act as one where they are wide
+
 #: Architectural widths of instruction fields bound every configuration (see ``isa/spec.py``).
 LIMITS: dict[str, tuple[int, int]] = {
     "superlanes": (1, 32),
@@ -69,9 +71,11 @@ class Config:
     sxm: bool  #: whether there are SXMs; without, their columns only pass streams on
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
+    imem_words_of: tuple[tuple[str, int], ...]  #: kinds of queues that have more, and how many
     loops: bool  #: whether queues know Loop
     two_port: bool  #: whether the banks of a slice are one memory with a read and a write port
     paths: int  #: ways between a column and its MEM slices, see ``isa/mem.py``
+    wide: bool  #: whether the slices of a group share two queues, see ``isa/mem.py``
     source: dataclasses.InitVar[str | None] = None  #: file or preset, for errors
 
     def __post_init__(self, source: str | None) -> None:
@@ -81,6 +85,10 @@ class Config:
     def vector(self) -> int:
         """Lanes (bytes) of a vector."""
         return self.superlanes * self.lanes
+
+    def words_of(self, kind: str) -> int:
+        """Return the words of instruction memory of each queue of a kind."""
+        return dict(self.imem_words_of).get(kind, self.imem_words)
 
     @cached_property
     def groups(self) -> int:
@@ -125,10 +133,16 @@ def check(config: Config, source: str) -> None:
         fail("paths", config.paths, f"{every}, or a power of two that divides {every // 2}")
     if config.slices % config.group:
         fail("slices", config.slices, f"a multiple of group ({config.group})")
+    if config.wide and config.group != WIDTH:
+        fail("group", config.group, f"{WIDTH}, as the slices are wide")
     if config.slices < 4:
         fail("slices", config.slices, "4 or more (a 32-bit value takes 4 slices)")
-    if config.rows & (config.rows - 1):
-        fail("rows", config.rows, "a power of two")
+    if config.rows & (config.rows - 1) and not config.two_port:
+        fail("rows", config.rows, "a power of two, or two_port")
+    low, high = LIMITS["imem_words"]
+    for kind, words in config.imem_words_of:
+        if not isinstance(words, int) or not low <= words <= high:
+            fail(f"imem_words_of.{kind}", repr(words), f"an integer from {low} to {high}")
     if config.load_streams > config.streams:
         fail("load_streams", config.load_streams, f"at most streams ({config.streams})")
     if config.streams % config.load_streams:
@@ -139,7 +153,7 @@ def check(config: Config, source: str) -> None:
         fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
-    for field in ("sxm", "loops", "two_port"):
+    for field in ("sxm", "loops", "two_port", "wide"):
         if not isinstance(getattr(config, field), bool):
             fail(field, repr(getattr(config, field)), "true or false")
     if not config.alus or len(config.alus) > 31:
@@ -201,5 +215,14 @@ def config_from_dict(fields: Any, source: str) -> Config:
     alus = fields["alus"]
     if not isinstance(alus, (list, tuple)) or not all(isinstance(alu, str) for alu in alus):
         raise UserError(f"{source}: alus: found {alus!r}, expected a list of feature letters")
-    changed = {"name": str(fields["name"]), "alus": tuple(alus), "source": source}
+    more = fields["imem_words_of"]
+    if not isinstance(more, (dict, list, tuple)):
+        raise UserError(f"{source}: imem_words_of: found {more!r}, expected words by kind of queue")
+    pairs = more.items() if isinstance(more, dict) else more
+    changed = {
+        "name": str(fields["name"]),
+        "alus": tuple(alus),
+        "imem_words_of": tuple((str(kind), words) for kind, words in pairs),
+        "source": source,
+    }
     return Config(**{**fields, **changed})

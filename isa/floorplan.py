@@ -86,6 +86,7 @@ class Queue:
     column: int
     hemisphere: Hemisphere | None  #: None for the VXM
     unit: int  #: slice, ALU or plane number; 0 elsewhere
+    leader: int | None = None  #: the queue that it follows; it has no words of its own then
 
 
 MXM_KINDS = ("mxm_lw", "mxm_iw", "mxm_abl", "mxm_abc", "mxm_acc")
@@ -97,15 +98,24 @@ def queues(config: Config) -> tuple[Queue, ...]:
     """Return every queue of the chip in the one order that everybody uses."""
     found: list[Queue] = []
 
-    def add(name: str, kind: str, column: int, hemisphere: Hemisphere | None, unit: int) -> None:
-        found.append(Queue(len(found), name, kind, column, hemisphere, unit))
+    def add(
+        name: str,
+        kind: str,
+        column: int,
+        hemisphere: Hemisphere | None,
+        unit: int,
+        leader: int | None = None,
+    ) -> None:
+        found.append(Queue(len(found), name, kind, column, hemisphere, unit, leader))
 
     for side in Hemisphere:
         letter = side.name[0]
         for index in range(config.slices):
             column = mem_column(config, side, index)
-            add(f"MEM_{letter}{index}.read", "mem_read", column, side, index)
-            add(f"MEM_{letter}{index}.write", "mem_write", column, side, index)
+            for kind in ("mem_read", "mem_write"):
+                follows = config.wide and index % config.group
+                leader = len(found) - 2 * (index % config.group) if follows else None
+                add(f"MEM_{letter}{index}.{kind[4:]}", kind, column, side, index, leader)
     for index in range(len(config.alus)):
         add(f"VXM.alu{index}", "alu", vxm_column(config), None, index)
     add("VXM.reduce", "reduce", vxm_column(config), None, len(config.alus))

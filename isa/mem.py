@@ -9,14 +9,18 @@ are fewer than streams, slices sample only streams that flow outward, and stream
 modulo ``paths`` share one: in one cycle the slices of a group can sample only one of them, any
 number of times, and drive only one of them, of either direction. Maps then come by the last two
 paths.
+
+Slices of a group that are ``Config.wide`` (ours) hold a 32-bit vector in a row and do the same in
+every cycle: the queues of the first are those of all, see ``followed``.
 """
 
+import dataclasses
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from waterclock.isa.config import Config
+from waterclock.isa.config import WIDTH, Config
 from waterclock.isa.spec import Instruction, Role, instruction, operand
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
 
@@ -49,6 +53,21 @@ def map_lanes(config: Config) -> int:
 def map_path(config: Config) -> int | None:
     """Return the path by which the low bytes of maps come; None where every pair of paths may."""
     return config.paths - 2 if config.paths < 2 * config.streams else None
+
+
+def followed(op: Instruction, index: int) -> Instruction:
+    """Return what slice ``index`` of a wide group does when the first one does ``op``.
+
+    Its stream is ``index`` further among the four aligned ones, cyclically; with Scatter all
+    sample one stream, and the lane of the map is ``index`` further.
+    """
+    name = "src" if isinstance(op, Write) else "lane" if isinstance(op, Scatter) else "dst"
+    value = getattr(op, name)
+    if name == "lane":
+        moved = value + index & (1 << LANE_BITS) - 1
+    else:
+        moved = value & ~(WIDTH - 1) | value + index & WIDTH - 1
+    return dataclasses.replace(op, **{name: moved})  # type: ignore[type-var]
 
 
 @instruction("mem_read", 8, latency=read_latency)

@@ -202,12 +202,19 @@ def _presets(configs: list[Config]) -> list[str]:
     rows: list[list[object]] = []
     for field in dataclasses.fields(Config):
         values = [getattr(config, field.name) for config in configs]
+        if field.name == "imem_words_of":
+            values = [dict(value) or "none" for value in values]
         if field.name == "alus":
             rows.append(["`alus`", *map(len, values), comments["alus"]])
         elif field.name != "name":
             rows.append([f"`{field.name}`", *values, comments[field.name]])
     memories = [
-        sum(word_bits(queue.kind) for queue in queues(config)) * config.imem_words // 8
+        sum(
+            word_bits(queue.kind) * config.words_of(queue.kind)
+            for queue in queues(config)
+            if queue.leader is None
+        )
+        // 8
         for config in configs
     ]
     derived: list[tuple[str, list[int]]] = [
@@ -215,7 +222,7 @@ def _presets(configs: list[Config]) -> list[str]:
         ("bytes of SRAM", [c.sram_bytes for c in configs]),
         ("bytes a cycle towards the MXMs", [c.stream_bytes for c in configs]),
         ("multipliers of the MXMs", [2 * c.planes * c.vector**2 for c in configs]),
-        ("queues", [len(queues(c)) for c in configs]),
+        ("queues", [sum(q.leader is None for q in queues(c)) for c in configs]),
         ("bytes of instruction memory", memories),
     ]
     features = ", ".join(f"`{letter}` {what}" for letter, what in ALU_FEATURES.items())

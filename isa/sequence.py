@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from waterclock.isa import icu
+from waterclock.isa import icu, mem
 from waterclock.isa.config import Config
-from waterclock.isa.floorplan import queues
+from waterclock.isa.floorplan import Queue, queues
 from waterclock.isa.spec import OPCODE_BITS, Instruction, decode
 
 MAX_ISSUES = 1 << 26  #: a queue that issues more is taken for a damaged program
@@ -180,13 +180,15 @@ def expand(
         knows, and for every rule of ``isa/icu.py`` broken.
     """
     numbers = range(len(queues(config)))
-    for index in programs:
+    for index, words in programs.items():
         if index not in numbers:
             raise SequenceError(f"queue {index}: the chip has {len(numbers)} queues")
+        if queues(config)[index].leader is not None and len(words):
+            raise SequenceError(f"queue {index}: it follows another and has no words")
     walkers = {
         queue.index: _Walker(queue.name, queue.kind, programs[queue.index], start, config)
         for queue in queues(config)
-        if queue.index in programs
+        if queue.index in programs and queue.leader is None
     }
     for walker in walkers.values():
         walker.run()
@@ -206,7 +208,21 @@ def expand(
                 )
             walker.time = notify + icu.notify_latency(config)
             walker.run()
-    return {index: walker.issues() for index, walker in walkers.items()}
+    found = {index: walker.issues() for index, walker in walkers.items()}
+    for queue in queues(config):
+        if queue.leader in found:
+            found[queue.index] = _followed(found[queue.leader], queue, config)
+    return found
+
+
+def _followed(issues: Issues, queue: Queue, config: Config) -> Issues:
+    """Return what a queue issues that follows another."""
+    words, places = np.unique(issues.words, return_inverse=True)
+    own = [
+        mem.followed(decode(queue.kind, word), queue.unit % config.group).encode()
+        for word in words.tolist()
+    ]
+    return dataclasses.replace(issues, words=np.array(own, np.uint64)[places])
 
 
 def opcode_of(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

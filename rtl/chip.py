@@ -17,7 +17,7 @@ from waterclock.rtl.column import StreamColumn
 from waterclock.rtl.drive import Drive, drive_streams
 from waterclock.rtl.host import HostPort, axi_lite
 from waterclock.rtl.icu import ICUQueue
-from waterclock.rtl.mem import MEMTile, tile_id
+from waterclock.rtl.mem import MEMTile, followed, tile_id
 from waterclock.rtl.mem_group import MEMGroup
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS
@@ -107,6 +107,8 @@ class Chip(wiring.Component):
         notify, busy, was_busy = Signal(), Signal(), Signal()
         words, notifies, halted, read = {}, [], [], []
         for queue in queues(config):
+            if queue.leader is not None:
+                continue
             chosen = Signal(name=f"chosen_{queue.index}")
             m.d.comb += chosen.eq(host["space"] & (host["unit"] == queue.index))
             nets = instance(
@@ -199,7 +201,10 @@ class Chip(wiring.Component):
                     )
                     for i in range(config.group):
                         for port in ("read", "write"):
-                            word = words[f"mem_{port}", side, first + i]
+                            leader = first if config.wide else first + i
+                            word = words[f"mem_{port}", side, leader]
+                            if config.wide and not k:
+                                word = followed(m, word, f"mem_{port}", i)
                             m.d.comb += nets[f"{port}{i}_in"].eq(
                                 before[f"{port}{i}_out"] if before else word
                             )

@@ -142,7 +142,8 @@ class HostPort(wiring.Component):
         """Tell whether the selected memory has the address."""
         config = self.config
         rows = (self.unit < 2 * config.slices) & (self.address < config.depth)
-        words = (self.unit < len(queues(config))) & (self.address < config.imem_words)
+        most = max(config.words_of(queue.kind) for queue in queues(config))
+        words = (self.unit < len(queues(config))) & (self.address < most)
         return Mux(self.space == Space.IMEM, words, rows)
 
     def _write(self, m: Module, refused: Signal, clear: Signal, moved: Signal) -> None:

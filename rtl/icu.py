@@ -97,7 +97,7 @@ class ICUQueue(wiring.Component):
     kind : str
         Kind of queue, see ``isa/floorplan.py``.
     config : Config
-        Uses ``imem_words``, ``loops``, and what says which bits of words are used.
+        Uses ``words_of``, ``loops``, and what says which bits of words are used.
 
     Members
     -------
@@ -156,7 +156,7 @@ class ICUQueue(wiring.Component):
         m = Module()
         used = stored_bits(self.kind, self.config)
         runs = _runs(used)
-        m.submodules.memory = memory = SRAM(used.bit_count(), self.config.imem_words)
+        m.submodules.memory = memory = SRAM(used.bit_count(), self.config.words_of(self.kind))
         fetched, opcode = Signal(len(self.word)), Signal(OPCODE_BITS)
         stored = Cat(fetched[run] for run in runs)
         m.d.comb += [stored.eq(memory.rdata), opcode.eq(fetched)]

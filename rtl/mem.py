@@ -22,6 +22,24 @@ def tile_id(config: Config, superlane: int, hemisphere: int, slice_index: int) -
     return (superlane * 2 + hemisphere) * config.slices + slice_index
 
 
+def followed(m: Module, word: Value, kind: str, index: int) -> Value:
+    """Return the word of slice ``index`` of a wide group, as ``isa.mem.followed`` says."""
+    found = Signal(len(word), name=f"followed_{kind}_{index}")
+    m.d.comb += found.eq(word)
+    opcode = word[:OPCODE_BITS]
+    stream = mem.Read, "dst"
+    if kind == "mem_write":
+        stream = mem.Write, "src"
+        with m.If(opcode == mem.Scatter.opcode):
+            m.d.comb += field(found, mem.Scatter, "lane").eq(
+                field(word, mem.Scatter, "lane") + index
+            )
+    # An idle port keeps its zeros: they choose the path by which the host writes.
+    with m.If(opcode.any() & (opcode != mem.Scatter.opcode)):
+        m.d.comb += field(found, *stream)[:2].eq(field(word, *stream)[:2] + index)
+    return found
+
+
 def path_index(config: Config, code: Value) -> Value:
     """Return the bits of a stream code that differ between the streams that there are."""
     return Cat(code[: ceil_log2(config.streams)], code[ID_BITS])
@@ -207,7 +225,7 @@ class MEMTile(wiring.Component):
     ) -> None:
         """Lead the two ports and the host, which takes the way of an idle port, to the banks."""
         config = self.config
-        width, row_bits = config.lanes * BYTE, exact_log2(config.rows)
+        width = config.lanes * BYTE
         host_writing, wdata = Signal(), Signal(width)
         m.d.comb += host_writing.eq(self.host_en & self.host_we)
         sampling = writing | host_writing
@@ -218,16 +236,21 @@ class MEMTile(wiring.Component):
         looked, written = (Signal(2, name=name) for name in ("looked", "written"))
         for index in range(2):
             m.d.comb += [
-                looked[index].eq(reading & (read_addr[row_bits] == index)),
-                written[index].eq(writing & (write_addr[row_bits] == index)),
+                looked[index].eq(reading & (self._bank(read_addr) == index)),
+                written[index].eq(writing & (self._bank(write_addr) == index)),
             ]
             both = looked[index] & written[index]
             faults.append((both, f"two accesses of bank {index}"))
-        host = self.host_en, host_writing, self.host_addr[: row_bits + 1]
+        host = self.host_en, host_writing, self.host_addr[: ceil_log2(config.depth)]
         if config.two_port:
             self._two_port(m, reading, read_addr, writing, write_addr, wdata, host)
         else:
             self._single_ports(m, looked, read_addr, written, write_addr, wdata, host)
+
+    def _bank(self, addr: Value) -> Value:
+        """Return the bank of an address."""
+        rows = self.config.rows
+        return addr[exact_log2(rows)] if rows & (rows - 1) == 0 else addr >= rows
 
     def _two_port(
         self,

@@ -29,5 +29,7 @@ def write_memories(program: Program, folder: Path) -> None:
                 bank_rows = part[bank * rows : (bank + 1) * rows]
                 (folder / f"{number + bank}.bin").write_bytes(sram_image(bank_rows))
     for queue in queues(config):
+        if queue.leader is not None:
+            continue
         image = imem_image(queue.kind, config, program.queue_words(queue.index))
         (folder / f"{IMEM_ID + queue.index}.bin").write_bytes(image)

@@ -124,6 +124,14 @@ class TensorModel:
         """Forget all positions from ``position`` on."""
         self.position = position
 
+    def embed(self, tokens: NDArray[np.int64]) -> Float:
+        """Return the embedding (positions, hidden) of tokens: their own, or the head's rows."""
+        if "embed" in self.tensors:
+            return fp.from_f16(self.tensors["embed"][tokens])
+        rows = self.tensors["head.weight"][tokens].astype(np.float32)
+        scaled = fp.mul(rows, self.tensors["head.scale"][tokens][:, None])
+        return fp.mul(scaled, self.tensors["embed.gain"])
+
     def linear(self, name: str, activations: Fixed) -> Float:
         """Return the scaled product (..., out) of a weight tensor with activations (..., in)."""
         weights = self.tensors[f"{name}.weight"]
@@ -220,7 +228,7 @@ class TensorModel:
                 raise ValueError(f"token {token} is not in the vocabulary of {self.model['vocab']}")
         if self.position + len(tokens) > self.model["context"]:
             raise ValueError(f"the context of {self.model['context']} positions is full")
-        x = fp.from_f16(self.tensors["embed"][np.asarray(tokens, np.int64)])
+        x = self.embed(np.asarray(tokens, np.int64))
         for layer in range(self.model["layers"]):
             x = fp.add(self.attention(layer, x), x)
             x = fp.add(self.feed_forward(layer, x), x)

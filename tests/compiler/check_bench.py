@@ -42,7 +42,9 @@ class Bench:
     """A program in the making; ``check`` assembles it and runs the checker."""
 
     def __init__(self, preset: str = "small"):
-        self.config = dataclasses.replace(load_config(preset), alus=ALUS)
+        config = load_config(preset)
+        slices = max(8, config.slices)
+        self.config = dataclasses.replace(config, alus=ALUS, slices=slices, wide=False)
         self.placed: list[Placed] = []
         self.extents: list[tuple[int, ...]] = []
         self.regions: list[tuple[int, ...]] = []

@@ -80,7 +80,7 @@ def test_number_beyond_its_limits_is_a_mistake(field, tmp_path):
             {"slices": 2, "group": 2},
             "slices: found 2, expected 4 or more (a 32-bit value takes 4 slices)",
         ),
-        ({"rows": 1000}, "rows: found 1000, expected a power of two"),
+        ({"rows": 1000}, "rows: found 1000, expected a power of two, or two_port"),
         ({"load_streams": 32}, "load_streams: found 32, expected at most streams (16)"),
         ({"load_streams": 3}, "load_streams: found 3, expected a divisor of streams (16)"),
         ({"slices": 8}, "load_streams: found 16, expected at most slices (8)"),

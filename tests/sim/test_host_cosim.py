@@ -32,8 +32,9 @@ def configuration(case: str) -> Config:
     superlanes, lanes = CASES[case]
     nano = load_config("nano")
     return dataclasses.replace(
-        nano, name=case, superlanes=superlanes, lanes=lanes, load_streams=1, slices=8, rows=16
-    )
+        nano, name=case, superlanes=superlanes, lanes=lanes, load_streams=1, slices=8, rows=16,
+        imem_words_of=(),
+    )  # fmt: skip
 
 
 class Chip:

@@ -41,9 +41,11 @@ CONFIG = Config(
     sxm=True,
     alus=("amcsib", "a"),
     imem_words=200,
+    imem_words_of=(),
     paths=16,
     loops=True,
     two_port=False,
+    wide=False,
 )
 NUMBERS = [
     queue_numbers(CONFIG)[key]

@@ -49,9 +49,11 @@ CONFIG = Config(
     sxm=True,
     alus=("amcsib",),
     imem_words=64,
+    imem_words_of=(),
     paths=int(os.environ.get("PATHS", "16")),
     loops=True,
     two_port=False,
+    wide=False,
 )
 ALL_PATHS = (16, 4)  #: as many as streams, and few
 SUPERLANES, LANES, STREAMS, GROUP = 2, CONFIG.lanes, CONFIG.streams, CONFIG.group

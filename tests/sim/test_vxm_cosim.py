@@ -46,9 +46,11 @@ BASE = Config(
     sxm=True,
     alus=("amncsibh", "ami", "c", "bh"),
     imem_words=64,
+    imem_words_of=(),
     paths=4,
     loops=True,
     two_port=False,
+    wide=False,
 )
 CONFIGS = {
     "two superlanes": BASE,
