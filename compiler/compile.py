@@ -1,9 +1,11 @@
 """The compiler's entry: a checkpoint and a configuration become a program."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.decode import Decode
@@ -38,6 +40,7 @@ def quantised_model(
     context: int | None = None,
     tokenizer: str | None = None,
     chat_template: str | None = None,
+    moments: Mapping[str, NDArray[np.floating[Any]]] | None = None,
 ) -> QuantisedModel:
     """Return the machine's numbers for a model: all that its results depend on.
 
@@ -49,13 +52,15 @@ def quantised_model(
         JSON of the tokenizers library.
     chat_template : str, optional
         Jinja template of conversations.
+    moments : mapping, optional
+        See ``quantise``.
 
     Raises
     ------
     UserError
         When the context exceeds the model's.
     """
-    quantised = quantise(checkpoint)
+    quantised = quantise(checkpoint, moments)
     model = QuantisedModel(
         name=checkpoint.name,
         config=config,

@@ -19,8 +19,12 @@ from waterclock.compiler.compile import (
     schedule_model,
     with_context,
 )
+<<<<<<< HEAD
 from waterclock.compiler.source import STORY, find_model, is_source, load_source
 from waterclock.fpga.client import TIMEOUT, LinkClient
+=======
+from waterclock.compiler.source import STORY, calibration, find_model, is_source, load_source
+>>>>>>> 3f78a16 (quantise: weights make up for the rounding of those of larger inputs, as a text shows them; docs: models and conversations)
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.program import Program, QuantisedModel, load_program
@@ -32,6 +36,7 @@ from waterclock.sim.engines import (
     TensorEngine,
     feeds,
 )
+from waterclock.sim.reference import Reference
 
 ENGINES = ("tensor", "golden", "rtl", "uart")
 SIGNATURES = 4  #: steps whose signature is predicted: half a second each
@@ -56,8 +61,9 @@ def loaded(
         return load_program(path)
     config = preset if isinstance(preset, Config) else load_config(preset)
     source = load_source(path)
+    moments = Reference(source.checkpoint).moments(calibration(source))
     return quantised_model(
-        source.checkpoint, config, context, source.tokenizer, source.chat_template
+        source.checkpoint, config, context, source.tokenizer, source.chat_template, moments
     )
 
 
