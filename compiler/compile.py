@@ -1,9 +1,11 @@
 """The compiler's entry: a checkpoint and a configuration become a program."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.decode import Decode
@@ -39,6 +41,7 @@ def quantised_model(
     context: int | None = None,
     tokenizer: str | None = None,
     chat_template: str | None = None,
+    moments: Mapping[str, NDArray[np.floating[Any]]] | None = None,
 ) -> QuantisedModel:
     """Return the machine's numbers for a model: all that its results depend on.
 
@@ -50,6 +53,8 @@ def quantised_model(
         JSON of the tokenizers library.
     chat_template : str, optional
         Jinja template of conversations.
+    moments : mapping, optional
+        See ``quantise``.
 
     Raises
     ------
@@ -62,7 +67,7 @@ def quantised_model(
             f"{checkpoint.name}: head: has weights of its own, preset {config.name} has no room "
             "for an embedding beside them: use a model with tied embeddings"
         )
-    quantised = quantise(checkpoint, share=config.wide)
+    quantised = quantise(checkpoint, moments, share=config.wide)
     model = QuantisedModel(
         name=checkpoint.name,
         config=config,

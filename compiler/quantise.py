@@ -9,6 +9,7 @@ memory is short. Everything else is fp32.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from waterclock.compiler.checkpoint import Checkpoint
 
 CACHE_RANGE = 32700  #: largest cache integer that the bound of a channel may reach
+LARGEST = 16  #: inputs of a matrix whose weights are rounded first
+DAMPING = 0.01  #: of the mean square of an input: more than a text tells of rare ones
 MARGIN = 1.01  #: activations are rounded to f16 before they are bounded
 
 
@@ -38,26 +41,87 @@ class Quantised:
     tensors: dict[str, NDArray[Any]]
 
 
-def quantise_rows(weights: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int8], NDArray[Any]]:
+class Inputs:
+    """What is known of the inputs of a matrix, as its rounding needs it.
+
+    Parameters
+    ----------
+    moments : (inputs, inputs) float
+        Mean outer products of the inputs.
+    """
+
+    def __init__(self, moments: NDArray[np.floating[Any]]):
+        order = np.argsort(-np.diag(moments), kind="stable")
+        self.large, self.others = order[:LARGEST], order[LARGEST:]
+        damped = moments[np.ix_(self.others, self.others)].astype(np.float64)
+        damped += np.eye(len(damped)) * max(DAMPING * np.trace(moments) / len(moments), 1e-30)
+        #: What of each large input the others amount to (large, others).
+        self.share = np.linalg.solve(damped, moments[np.ix_(self.others, self.large)]).T
+
+    def compensate(
+        self, weights: NDArray[np.float64], rows: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return weights (out, in) whose rounding to multiples of ``rows`` (out, 1) harms less.
+
+        The others make up for the rounding of those of the largest inputs.
+        """
+        large = weights[:, self.large]
+        found = weights.copy()
+        found[:, self.others] += (large - np.rint(large / rows) * rows) @ self.share
+        return found
+
+
+def quantise_rows(
+    weights: NDArray[np.float64], inputs: Inputs | None = None
+) -> tuple[NDArray[np.int8], NDArray[Any]]:
     """Return int8 weights (out, in) and float64 scales (out,): largest magnitude over 127."""
     scales = np.abs(weights).max(axis=1) / 127.0
     scales[scales == 0] = 1.0
-    rounded = np.rint(weights / scales[:, None])
-    return np.clip(rounded, -127, 127).astype(np.int8), scales
+    rows = scales[:, None]
+    if inputs is not None:
+        weights = inputs.compensate(weights, rows)
+    return np.clip(np.rint(weights / rows), -127, 127).astype(np.int8), scales
 
 
-def quantise(checkpoint: Checkpoint, *, share: bool = False) -> Quantised:
-    """Return the machine's numbers for a checkpoint; ``share`` needs a tied head."""
+def quantise(
+    checkpoint: Checkpoint,
+    moments: Mapping[str, NDArray[np.floating[Any]]] | None = None,
+    *,
+    share: bool = False,
+) -> Quantised:
+    """Return the machine's numbers for a checkpoint.
+
+    Parameters
+    ----------
+    moments : mapping, optional
+        Mean outer products of what enters the matrices, as the reference finds them on a text:
+        "layers.{i}." followed by "attn", "o", "ffn" and "down", and "final". Without them each
+        weight is rounded on its own.
+    share : bool
+        Whether embedding and head share their weights: needs a tied head.
+    """
     tensors: dict[str, NDArray[Any]] = {}
+    known: tuple[str, Inputs | None] = "", None
 
     def source(name: str) -> NDArray[np.float64]:
         return checkpoint.tensors[name].astype(np.float64)
 
-    def linear(name: str, weights: NDArray[np.float64], factor: Any = 1.0) -> None:
+    def linear(name: str, inputs: str, weights: NDArray[np.float64], factor: Any = 1.0) -> None:
         """Quantise; multiply the scales by ``factor`` (out,)."""
-        integers, scales = quantise_rows(weights)
-        tensors[f"{name}.weight"] = integers
+        nonlocal known
+        if moments and known[0] != inputs:
+            known = inputs, Inputs(moments[inputs])
+        tensors[f"{name}.weight"], scales = quantise_rows(weights, known[1])
         tensors[f"{name}.scale"] = (scales * factor).astype(np.float32)
+
+    def rescale(name: str, factor: Any) -> None:
+        tensors[f"{name}.scale"] = (tensors[f"{name}.scale"] * factor).astype(np.float32)
+
+    def bounds(name: str, weights: NDArray[np.float64], bias: Any) -> NDArray[np.float64]:
+        """Return what the results of a linear map never exceed, before and after rounding."""
+        integers, scale = tensors[f"{name}.weight"], tensors[f"{name}.scale"]
+        norms = np.linalg.norm(integers, axis=1) * scale
+        return np.maximum(np.linalg.norm(weights, axis=1), norms) * reach + np.abs(bias)
 
     half = checkpoint.head_dim // 2
     groups = checkpoint.heads // checkpoint.kv_heads
@@ -70,30 +134,31 @@ def quantise(checkpoint: Checkpoint, *, share: bool = False) -> Quantised:
         # Biases are added to scaled results, so they have the units of these.
         biases = {n: source(f"{prefix}.{n}_bias") if checkpoint.biased else 0.0 for n in "qkv"}
 
-        bound = np.linalg.norm(keys, axis=1) * reach + np.abs(biases["k"])
-        bound = bound.reshape(-1, 2, half)
+        linear(f"{prefix}.k", f"{prefix}.attn", keys)
+        bound = bounds(f"{prefix}.k", keys, biases["k"]).reshape(-1, 2, half)
         pair = np.sqrt((bound**2).sum(axis=1, keepdims=True))
         step = np.maximum(np.broadcast_to(pair, bound.shape).reshape(-1), 1e-20) / CACHE_RANGE
-        linear(f"{prefix}.k", keys, 1.0 / step)
+        rescale(f"{prefix}.k", 1.0 / step)
         queries = source(f"{prefix}.q") * norm
         softmax = np.log2(np.e) / np.sqrt(checkpoint.head_dim)
         by_query = np.repeat(step.reshape(-1, checkpoint.head_dim), groups, axis=0).reshape(-1)
-        linear(f"{prefix}.q", queries, by_query * softmax)
+        linear(f"{prefix}.q", f"{prefix}.attn", queries, by_query * softmax)
 
-        bound = np.linalg.norm(values, axis=1) * reach + np.abs(biases["v"])
+        linear(f"{prefix}.v", f"{prefix}.attn", values)
+        bound = bounds(f"{prefix}.v", values, biases["v"])
         v_step = np.maximum(bound, 1e-20) / CACHE_RANGE
-        linear(f"{prefix}.v", values, 1.0 / v_step)
+        rescale(f"{prefix}.v", 1.0 / v_step)
         tensors[f"{prefix}.v_step"] = v_step.astype(np.float32)
         if checkpoint.biased:
             factors = {"q": by_query * softmax, "k": 1.0 / step, "v": 1.0 / v_step}
             for name, factor in factors.items():
                 tensors[f"{prefix}.{name}.bias"] = (biases[name] * factor).astype(np.float32)
-        linear(f"{prefix}.o", source(f"{prefix}.o"))
+        linear(f"{prefix}.o", f"{prefix}.o", source(f"{prefix}.o"))
         norm = source(f"{prefix}.ffn_norm")
-        linear(f"{prefix}.gate", source(f"{prefix}.gate") * norm)
-        linear(f"{prefix}.up", source(f"{prefix}.up") * norm)
-        linear(f"{prefix}.down", source(f"{prefix}.down"))
-    linear("head", source("embed" if checkpoint.tied else "head") * source("final_norm"))
+        linear(f"{prefix}.gate", f"{prefix}.ffn", source(f"{prefix}.gate") * norm)
+        linear(f"{prefix}.up", f"{prefix}.ffn", source(f"{prefix}.up") * norm)
+        linear(f"{prefix}.down", f"{prefix}.down", source(f"{prefix}.down"))
+    linear("head", "final", source("embed" if checkpoint.tied else "head") * source("final_norm"))
     if share:
         tensors["embed.gain"] = (1.0 / source("final_norm")).astype(np.float32)
     else:

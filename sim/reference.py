@@ -73,6 +73,7 @@ class Reference:
     def __init__(self, model: LlamaModel) -> None:
         self.model = model
         self._cache = _Cache()
+        self._moments: dict[str, Float32] | None = None
         pairs = np.arange(0, model.head_dim, 2, dtype=np.float32)
         wavelengths = np.power(model.rope_theta, pairs / model.head_dim)
         factors = model.tensors.get("rope_factors", np.float32(1))
@@ -165,6 +166,38 @@ class Reference:
                 return ids, gaps
             logits = self.step(best)
 
+    def moments(self, ids: Sequence[int]) -> dict[str, Float32]:
+        """Return what enters the matrices on average over a text, as mean outer products.
+
+        Parameters
+        ----------
+        ids : (tokens,) int
+            At least one and at most ``context`` token ids.
+
+        Returns
+        -------
+        dict of (inputs, inputs) float32
+            "layers.{i}." followed by "attn" (queries, keys and values), "o", "ffn" (gate and up)
+            and "down", and "final" (head). After a norm its gain is not applied.
+        """
+        self._moments = {}
+        try:
+            self._forward(ids, _Cache())
+            return self._moments
+        finally:
+            self._moments = None
+
+    def _saw(self, name: str, inputs: Float32) -> None:
+        """Note the inputs (n, channels) of a matrix, if that is wanted."""
+        if self._moments is not None:
+            self._moments[name] = inputs.T @ inputs / np.float32(len(inputs))
+
+    def _norm(self, x: Float32, name: str) -> Float32:
+        """Return the RMSNorm of (n, hidden) that is called "{name}_norm"."""
+        normed = _normalise(x, self.model.norm_eps)
+        self._saw(name, normed)
+        return self.model.tensors[name + "_norm"] * normed
+
     def _forward(self, ids: Sequence[int], cache: _Cache) -> Float32:
         """Run tokens (n,) at the positions after the cache; return logits (n, vocab)."""
         model, tensors = self.model, self.model.tensors
@@ -183,14 +216,15 @@ class Reference:
         hidden: Float32 = tensors["embed"][tokens]
         for layer in range(model.layers):
             name = f"layers.{layer}."
-            normed = _rms_norm(hidden, tensors[name + "attn_norm"], model.norm_eps)
+            normed = self._norm(hidden, name + "attn")
             hidden = hidden + self._attention(layer, normed, positions, cache)
-            normed = _rms_norm(hidden, tensors[name + "ffn_norm"], model.norm_eps)
+            normed = self._norm(hidden, name + "ffn")
             gate = _silu(_project(normed, tensors[name + "gate"]))
             gated = gate * _project(normed, tensors[name + "up"])
+            self._saw(name + "down", gated)
             hidden = hidden + _project(gated, tensors[name + "down"])
         cache.positions = end
-        normed = _rms_norm(hidden, tensors["final_norm"], model.norm_eps)
+        normed = self._norm(hidden, "final")
         return _project(normed, tensors["embed" if model.tied else "head"])
 
     def _attention(
@@ -216,6 +250,7 @@ class Reference:
         weights = _softmax(np.where(past, scores, np.float32(-np.inf)))
         mixed: Float32 = weights @ values[:, None]
         lanes = mixed.reshape(model.heads, n, model.head_dim).swapaxes(0, 1).reshape(n, -1)
+        self._saw(name + "o", lanes)
         return _project(lanes, model.tensors[name + "o"])
 
 
@@ -257,9 +292,9 @@ def _project(x: Float32, matrix: Float32) -> Float32:
     return x @ matrix.T
 
 
-def _rms_norm(x: Float32, weight: Float32, eps: float) -> Float32:
+def _normalise(x: Float32, eps: float) -> Float32:
     normed: Float32 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
-    return weight * normed
+    return normed
 
 
 def _silu(x: Float32) -> Float32:

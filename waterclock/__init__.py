@@ -6,7 +6,7 @@
 >>> result.text, result.exact, result.cycles_measured
 """
 
-from waterclock.api import ENGINES, Result, compiled, encode_prompt, run, story
+from waterclock.api import ENGINES, Result, compiled, encode_prompt, loaded, run, story
 from waterclock.isa.config import PRESETS, Config, load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.program import Program, load_program, save_program
@@ -22,6 +22,7 @@ __all__ = [
     "encode_prompt",
     "load_config",
     "load_program",
+    "loaded",
     "run",
     "save_program",
     "story",

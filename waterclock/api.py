@@ -19,7 +19,7 @@ from waterclock.compiler.compile import (
     schedule_model,
     with_context,
 )
-from waterclock.compiler.source import STORY, find_model, is_source, load_source
+from waterclock.compiler.source import STORY, calibration, find_model, is_source, load_source
 from waterclock.fpga.client import TIMEOUT, LinkClient
 from waterclock.isa.config import Config, load_config
 from waterclock.isa.errors import UserError
@@ -32,6 +32,7 @@ from waterclock.sim.engines import (
     TensorEngine,
     feeds,
 )
+from waterclock.sim.reference import Reference
 
 ENGINES = ("tensor", "golden", "rtl", "uart")
 SIGNATURES = 4  #: steps whose signature is predicted: half a second each
@@ -56,8 +57,9 @@ def loaded(
         return load_program(path)
     config = preset if isinstance(preset, Config) else load_config(preset)
     source = load_source(path)
+    moments = Reference(source.checkpoint).moments(calibration(source))
     return quantised_model(
-        source.checkpoint, config, context, source.tokenizer, source.chat_template
+        source.checkpoint, config, context, source.tokenizer, source.chat_template, moments
     )
 
 

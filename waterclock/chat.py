@@ -71,7 +71,8 @@ def chat(
 
 def _model(name: str, preset: str, context: int | None, engine: str) -> QuantisedModel:
     """Return the model, compiled if the engine needs it."""
-    loaded = api.loaded(name, preset, context)
+    with err.status(f"loading {name}"):
+        loaded = api.loaded(name, preset, context)
     ChatTemplate(loaded)  # before anything that takes time
     if isinstance(loaded, Program):
         return loaded
