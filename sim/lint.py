@@ -25,7 +25,7 @@ def interface(name: str, text: str) -> str:
     header = re.search(rf"^module {name}\([^;]*;\n", text, re.MULTILINE)
     if header is None:
         raise ValueError(f"{name}: no such module")
-    body = text[header.end() : text.index("\nendmodule", header.end())]
+    body = text[header.end() : text.index("\nendmodule", header.end()) + 1]
     return f"{_NO_BODY}{header[0]}{''.join(_PORT.findall(body))}endmodule\n"
 
 

@@ -325,6 +325,23 @@ def _schedule(
     raise UserError(f"{file}: context {context}: the program has {have}")
 
 
+def _show_units(units: dict[str, Resources], device: str, title: str) -> Resources:
+    """Show what units take of a device; return what they take in all."""
+    table = Table("unit", "LUT", "FF", "DSP", "block RAM", title=title)
+
+    def row(name: str, found: Resources) -> None:
+        table.add_row(name, *(f"{number:,}" for number in dataclasses.astuple(found)))
+
+    for unit, found in units.items():
+        row(unit, found)
+    table.add_section()
+    total = sum(units.values(), Resources())
+    row("all", total)
+    row("device", DEVICES[device])
+    out.print(table)
+    return total
+
+
 @fpga.command()
 def resources(
     preset: Preset = "nano",
@@ -338,21 +355,63 @@ def resources(
     config = load_config(preset)
     with err.status("synthesising") as status:
         units = resources_of(config, lambda what: status.update(f"synthesising: {what}"))
-    table = Table("unit", "LUT", "FF", "DSP", "block RAM", title=f"{config.name} on {device}")
-
-    def row(name: str, found: Resources) -> None:
-        table.add_row(name, *(f"{number:,}" for number in dataclasses.astuple(found)))
-
-    for unit, found in units.items():
-        row(unit, found)
-    table.add_section()
-    total = sum(units.values(), Resources())
-    row("all", total)
-    row("device", DEVICES[device])
-    out.print(table)
+    total = _show_units(units, device, f"{config.name} on {device}")
     fits = total.fits(DEVICES[device])
     if not fits:
         raise UserError(f"preset {config.name}: does not fit {device}: see the table")
+
+
+@fpga.command()
+def build(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the bitstream.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="What the memories hold at power-on: a model or a program file."),
+    ] = None,
+    board: Annotated[str, typer.Option(help="ulx3s-85f, orangecrab-85f or ecpix5-85f.")] = (
+        "ulx3s-85f"
+    ),
+    preset: Preset = "nano",
+    clock: Annotated[float, typer.Option(help="Clock of the chip, MHz.")] = 40.0,
+    seeds: Annotated[int, typer.Option(min=1, help="Placements to try.")] = 2,
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Build the bitstream of a board; tens of minutes."""
+    from waterclock.fpga.build import build as build_bitstream
+    from waterclock.fpga.build import path_by_unit
+
+    config = load_config(preset)
+    program = None
+    if model is not None:
+        program = api.compiled(model, preset)
+    with err.status("starting") as status:
+        report = build_bitstream(
+            config, board, output, range(1, seeds + 1), clock, program, status.update
+        )
+    if json_:
+        print(json.dumps(report.as_json(config), indent=2))
+    else:
+        _show_units(report.units, report.device, f"{config.name} on {board}")
+        table = Table("seed", "Fmax, MHz", "minutes")
+        for found in report.placements:
+            table.add_row(str(found.seed), f"{found.fmax_mhz:.1f}", f"{found.seconds / 60:.0f}")
+        out.print(table)
+        table = Table("critical path", "logic, ns", "routing, ns")
+        for stretch in path_by_unit(report.best.path, config):
+            table.add_row(stretch["unit"], str(stretch["logic_ns"]), str(stretch["routing_ns"]))
+        out.print(table)
+        if report.cycles:
+            mhz = report.clock_mhz
+            table = Table("context", "cycles a token", f"tokens/s at {mhz:g} MHz")
+            for context, rate in report.tokens_per_second(mhz).items():
+                table.add_row(str(context), f"{report.cycles[context]:,}", f"{rate:,.0f}")
+            out.print(table)
+    if report.best.fmax_mhz < report.clock_mhz:
+        raise UserError(
+            f"clock: the best of {seeds} placements reaches {report.best.fmax_mhz:.1f} MHz, "
+            f"{report.clock_mhz:g} MHz are wanted: try more --seeds or a lower --clock"
+        )
+    err.print(f"wrote {report.bitstream}")
 
 
 @app.command()

