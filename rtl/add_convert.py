@@ -5,7 +5,7 @@ fp32; so they share what is large, the shifter down and the one up:
 
     stage 1    operands
     stage 2    a shifted down, to be added to the other number, to nothing, or to the exponent
-    stage 3    the sum, normalised, to be rounded, or the result of a conversion
+    stage 3    the sum, which has to be normalised and rounded, or is the result of a conversion
 """
 
 from amaranth import *
@@ -73,14 +73,12 @@ class AddConvert(wiring.Component):
 
         total = Signal(32)
         m.d.comb += total.eq((Cat(C(1, 1), s2["large"]) + Cat(s2["carry"], s2["addend"]))[1:])
-        normal, places = normalise(m, total, "normal", ~s2["narrow"])
         names = ("sign", "exponent", "nan", "inf", "zero_sign", "narrow", "half", "byte")
-        s3 = {"normal": normal, "places": places} | {name: s2[name] for name in names}
-        s3 = stage(m, self.enable[2], s3, "s3")
+        s3 = stage(m, self.enable[2], {"total": total} | {name: s2[name] for name in names}, "s3")
 
-        normal = s3["normal"]
+        normal, places = normalise(m, s3["total"], "normal")
         exponent = Signal(signed(10), name="exponent_normal")
-        m.d.comb += exponent.eq(s3["exponent"] + 1 - s3["places"])
+        m.d.comb += exponent.eq(s3["exponent"] + 1 - places)
         s3["zero"] = ~normal[-1]
         number = pack(m, s3["sign"], exponent, normal[8:], normal[:8], s3)
         with m.If(s3["narrow"]):
@@ -176,7 +174,7 @@ class AddConvert(wiring.Component):
 
     def _saturate(self, m: Module, s: dict[str, Signal]) -> None:
         """Give the sum as an f16, or as an integer."""
-        rounded, sign = s["normal"], s["sign"]
+        rounded, sign = s["total"], s["sign"]
         with m.If(s["half"]):
             with m.If(s["nan"]):
                 m.d.comb += self.result.eq(F16_NAN)

@@ -66,21 +66,17 @@ def shift_right(m: Module, value: Value, amount: Value, name: str) -> Value:
     return Mux(amount[5:].any(), value.any(), near)
 
 
-def normalise(
-    m: Module, value: Value, name: str, enable: Value | None = None
-) -> tuple[Value, Value]:
+def normalise(m: Module, value: Value, name: str) -> tuple[Value, Value]:
     """Return ``value`` shifted left until its highest bit is set, and the number of places.
 
-    A value of zero stays zero; the number then means nothing. Without ``enable``, if there is
-    one, the value stays as it is.
+    A value of zero stays zero; the number then means nothing.
     """
     places: list[Signal] = []
     for power in reversed(range((len(value) - 1).bit_length())):
         size = 1 << power
         empty = Signal(name=f"{name}_empty_{power}")
         step = Signal(len(value), name=f"{name}_{power}")
-        is_empty = ~value[len(value) - size :].any()
-        m.d.comb += empty.eq(is_empty if enable is None else is_empty & enable)
+        m.d.comb += empty.eq(~value[len(value) - size :].any())
         m.d.comb += step.eq(Mux(empty, Cat(C(0, size), value[: len(value) - size]), value))
         places.insert(0, empty)
         value = step
@@ -170,20 +166,17 @@ class Adder(wiring.Component):
         s2 |= {"nan": a.nan | b.nan | a.inf & b.inf & opposite, "inf": a.inf | b.inf}
         s2 = stage(m, self.enable[1], s2, "s2")
 
-        # Inverted, with a carry in, it is subtracted; what remains is positive. It is normalised in
-        # the same stage: an addition is short on an FPGA, and what follows is not.
+        # Inverted, with a carry in, it is subtracted; what remains is positive.
         total, minus = Signal(28), s2["opposite"]
         large, aligned = Cat(C(1, 1), C(0, 3), s2["large"]), Cat(minus, s2["aligned"], minus)
         m.d.comb += total.eq((large + aligned)[1:])
-        normal, places = normalise(m, total, "normal")
         s3 = {name: s2[name] for name in ("sign", "exponent", "nan", "inf")}
-        s3 |= {"normal": normal, "places": places}
-        s3 |= {"zero_sign": s2["sign"] & ~s2["opposite"]}
+        s3 |= {"total": total, "zero_sign": s2["sign"] & ~s2["opposite"]}
         s3 = stage(m, self.enable[2], s3, "s3")
 
-        normal = s3["normal"]
+        normal, places = normalise(m, s3["total"], "normal")
         exponent = Signal(signed(10), name="exponent_normal")
-        m.d.comb += exponent.eq(s3["exponent"] + 1 - s3["places"])
+        m.d.comb += exponent.eq(s3["exponent"] + 1 - places)
         s3["zero"] = ~normal[-1]
         m.d.comb += self.result.eq(pack(m, s3["sign"], exponent, normal[4:], normal[:4], s3))
         return m

@@ -39,7 +39,6 @@ WIDE = 18
 PRODUCT_LOW = 2 * LOW  #: place of the product of the upper bits
 C0_PLACE = 15  #: of c0 in the value of a segment, see isa/special.py
 N_PLACE = 20  #: of n
-SLIDE_PLACE = C0_PLACE + 2  #: of p, a quarter of whose units c0 has
 
 
 @lru_cache(maxsize=1)
@@ -146,20 +145,20 @@ class MultiplySpecial(wiring.Component):
             _short_product(m, low, s["first"], "short_first")
             + (_short_product(m, high, s["second"], "short_second") << LOW)
         )
-        # p, and what makes of c0 the value of the segment at u = 0: -+ p * 2^17, +- the highest
-        # bit of p times u.
+        # p, and the value of the segment at u = 0 but for c0's place: c0 -+ p * 2^17, +- the
+        # highest bit of p times u.
         p, bend = (
             Signal(C1_BITS - 1),
             Cat(t[R_BITS - 1 : R_BITS + C2_BITS], C(0, C1_BITS))[:C1_BITS],
         )
         m.d.comb += p.eq(_plus_minus(e, bend, falling)[1:])
-        slide = Signal(signed(C1_BITS))
+        slide, start = Signal(signed(C1_BITS)), Signal(C0_BITS + 1)
         m.d.comb += slide.eq(p - (Mux(p[WIDE], s["second"], 0) << 1))
+        m.d.comb += start.eq(Cat(c0[:2], _plus_minus(c0[2:], slide, ~falling)))
         return {
             "low": t[:PRODUCT_LOW],
             "x": Mux(special, p[:WIDE], s["first"][LOW:]),
-            "sum": Mux(special, c0 << C0_PLACE, t[PRODUCT_LOW:]),
-            "slide": Mux(special, slide, 0),
+            "sum": Mux(special, start << C0_PLACE, t[PRODUCT_LOW:]),
         }
 
     def _finish(self, m: Module, s: dict[str, Signal]) -> None:
@@ -167,11 +166,7 @@ class MultiplySpecial(wiring.Component):
         product, total = Signal(2 * WIDE), Signal(C0_BITS + C0_PLACE + 1)
         special, falling = s["special"], s["falling"]
         m.d.comb += product.eq(s["x"] * s["second"])
-        # The slide is added while the multiplier is at work.
-        start, base = Signal(len(total)), Cat(s["sum"], C(0, len(total)))[: len(total)]
-        slid = _plus_minus(base[SLIDE_PLACE:], s["slide"], ~falling)
-        m.d.comb += start.eq(Cat(base[:SLIDE_PLACE], slid))
-        m.d.comb += total.eq(_plus_minus(start, Cat(product, C(0, 1)), falling))
+        m.d.comb += total.eq(_plus_minus(s["sum"], Cat(product, C(0, 1)), falling))
 
         whole = Cat(s["low"], total[: 2 * WIDE])
         top, kept, lost = whole[47], Signal(25), Signal(2)

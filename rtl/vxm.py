@@ -86,28 +86,10 @@ def _by_lane(group: Value, lanes: range, first: int = 0) -> Value:
     return Cat(plane.word_select(lane, BYTE) for lane in lanes for plane in planes)
 
 
-def _decoded(m: Module, name: str, **values: Value) -> list[Signal]:
-    """Return registers with ``values`` of the cycle before: what a coming instruction means."""
-    found = [Signal(len(value), name=f"{name}_{what}") for what, value in values.items()]
-    m.d.sync += [register.eq(value) for register, value in zip(found, values.values(), strict=True)]
-    return found
-
-
 def _promise(m: Module, broken: Value, message: str | Format) -> None:
     """Stop a simulation when a promise is broken; cheap for a simulator while it is not."""
     with m.If(broken):
         m.d.sync += Assert(0, message)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """An operand of the instruction that comes next: what chooses its value is registered."""
-
-    word: Value
-    op: type[Instruction]  #: one that has the operand
-    operand: str
-    active: Value  #: whether the instruction takes it
-    narrow: set[int]  #: which spans below a whole group occur
 
 
 @dataclasses.dataclass
@@ -148,9 +130,8 @@ class VXMTile(wiring.Component):
 
     Timing
     ------
-    Instructions are registered, and with them what they mean: sources are combinational from
-    registers that choose them. A result enters the bus, and the column, ``latency`` cycles after
-    issue.
+    Instructions are registered; sources are combinational from that register. A result enters
+    the bus, and the column, ``latency`` cycles after issue.
     """
 
     def __init__(self, config: Config):
@@ -201,42 +182,37 @@ class VXMTile(wiring.Component):
         word = Signal(word_bits("alu"), name=name)
         m.d.sync += word.eq(getattr(self, f"{name}_in"))
         m.d.comb += getattr(self, f"{name}_out").eq(word)
-        a_code, b_code, target, imm = (
-            field(word, OPS["mov"], name) for name in ("a", "b", "dst", "imm")
+        opcode, a_code, b_code, target, imm = (
+            word[:OPCODE_BITS],
+            *(field(word, OPS["mov"], name) for name in ("a", "b", "dst", "imm")),
         )
-        coming = getattr(self, f"{name}_in")
-        opcode = coming[:OPCODE_BITS]
         known = [op for op in OPS.values() if FEATURE[op] in features]
 
         def which(ops: Iterable[type[Instruction]]) -> Value:
             return one_of(opcode, ops)
 
-        def spans(operand: str) -> Value:
-            return Cat(which(op for op in known if _span(op, operand) == x) for x in (1, 2, 4))
+        def spans(operand: str) -> list[Value]:
+            return [which(op for op in known if _span(op, operand) == size) for size in (1, 2, 4)]
 
-        is_binary = which(op for op in known if ARITY[op] == 2)
-        is_simple = which(op for op in known if FEATURE[op] in SIMPLE)
-        active, legal, binary, simple, a_span, span, simple_opcode = _decoded(
-            m,
-            name,
-            active=opcode.any(),
-            legal=which(known),
-            binary=is_binary,
-            simple=is_simple,
-            a_span=spans("a"),
-            span=spans("dst"),
-            simple_opcode=Mux(is_simple, opcode, 0),
+        active, legal, binary, simple = (
+            Signal(name=f"{name}_{what}") for what in ("active", "legal", "binary", "simple")
         )
+        m.d.comb += [
+            active.eq(opcode.any()),
+            legal.eq(which(known)),
+            binary.eq(which(op for op in known if ARITY[op] == 2)),
+            simple.eq(which(op for op in known if FEATURE[op] in SIMPLE)),
+        ]
+        a_span, span = Signal(3, name=f"{name}_a_span"), Signal(3, name=f"{name}_span")
+        m.d.comb += [a_span.eq(Cat(spans("a"))), span.eq(Cat(spans("dst")))]
         narrow = {_span(op, "a") for op in known} - {GROUP}
-        source = _Source(coming, OPS["mov"], "a", opcode.any(), narrow)
-        a, a_wrong = self._source(m, f"{name}_a", source, a_code, a_span, imm)
-        source = _Source(coming, OPS["mov"], "b", is_binary, set())
-        b, b_wrong = self._source(m, f"{name}_b", source, b_code, C(GROUP, 3), imm)
+        a, a_wrong = self._source(m, f"{name}_a", active, a_code, a_span, imm, narrow)
+        b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(GROUP, 3), imm, set())
 
         found = Signal(wide, name=f"{name}_simple_result")
         m.submodules[f"{name}_simple"] = Instance(
             simple_part(features),
-            i_opcode=simple_opcode,
+            i_opcode=Mux(simple, opcode, 0),
             i_a=a,
             i_b=b,
             i_imm=imm,
@@ -246,8 +222,8 @@ class VXMTile(wiring.Component):
         ends = [(simple, found)]
         pipelined = units(features)
         for unit in pipelined:
-            mine = which(op for op in known if FEATURE[op] and FEATURE[op] in unit.features)
-            ends.append(add_unit(m, unit, f"{name}_{unit.features}", mine, opcode, a, b))
+            issue = which(op for op in known if FEATURE[op] and FEATURE[op] in unit.features)
+            ends.append(add_unit(m, unit, f"{name}_{unit.features}", issue, opcode, a, b))
         result = self._result(name)
         issued = Cat(span, target)
         arriving = issued
@@ -278,14 +254,13 @@ class VXMTile(wiring.Component):
         word = Signal(word_bits("reduce"), name="reduce")
         m.d.sync += word.eq(self.reduce_in)
         m.d.comb += self.reduce_out.eq(word)
-        opcode = self.reduce_in[:OPCODE_BITS]
+        opcode = word[:OPCODE_BITS]
         some = REDUCTIONS["rsum"]
-        code, target = (field(word, some, name) for name in ("a", "dst"))
-        active, legal = _decoded(
-            m, "reduce", active=opcode.any(), legal=one_of(opcode, REDUCTIONS.values())
-        )
-        source = _Source(self.reduce_in, some, "a", opcode.any(), set())
-        value, wrong = self._source(m, "reduce_a", source, code, C(GROUP, 3), None)
+        source, target = (field(word, some, name) for name in ("a", "dst"))
+        active, legal = Signal(name="reduce_active"), Signal(name="reduce_legal")
+        m.d.comb += active.eq(opcode.any())
+        m.d.comb += legal.eq(one_of(opcode, REDUCTIONS.values()))
+        value, wrong = self._source(m, "reduce_a", active, source, C(GROUP, 3), None, set())
         m.d.comb += self.reduce_operand.eq(value)
         result = self._result("reduce")
         m.d.comb += [
@@ -312,14 +287,16 @@ class VXMTile(wiring.Component):
         self,
         m: Module,
         name: str,
-        source: _Source,
+        active: Value,
         code: Value,
         span: Value,
         imm: Value | None,
+        narrow: set[int],
     ) -> tuple[Signal, Value]:
         """Fetch a source; return its value and whether it breaks a promise.
 
-        A narrow value comes to the low bytes; the others then mean nothing.
+        A narrow value comes to the low bytes; the others then mean nothing. ``narrow`` tells
+        which spans below a whole group occur.
 
         What is wide comes from one Switch, for a simulator and for a table of LUTs the
         cheapest form. What is the same for all lanes joins it afterwards.
@@ -329,47 +306,27 @@ class VXMTile(wiring.Component):
         streams = Signal(wide, name=f"{name}_streams")
         common = Signal(VALUE_BITS, name=f"{name}_common")
         number, kind = code[:ID_BITS], code[ID_BITS:]
-        alus, groups = len(self.config.alus), 2 * self.config.streams // GROUP
-        # Number of the wide value, 0 for none; then whether it is the reducer's or the immediate.
-        choice = Signal(range(groups + alus + 1), name=f"{name}_choice")
-        reduced, immediate, stream = (
-            Signal(name=f"{name}_from_{what}") for what in ("reducer", "imm", "stream")
-        )
-        m.d.sync += [signal.eq(0) for signal in (choice, reduced, immediate, stream)]
-        coming = field(source.word, source.op, source.operand)
-        with m.Switch(Cat(coming, source.active)):
-            for group in range(groups):
-                direction, low = divmod(group * GROUP, self.config.streams)
+        alus = len(self.config.alus)
+        with m.Switch(Cat(code, active)):
+            for first in range(0, 2 * self.config.streams, GROUP):
+                direction, low = divmod(first, self.config.streams)
                 at = f"{direction << ID_BITS - 2 | low // GROUP:0{SOURCE_BITS - 2}b}"
-                with m.Case(f"1{at}--"):
-                    m.d.sync += [choice.eq(1 + group), stream.eq(1)]
-            for index in range(alus):
-                with m.Case(1 << SOURCE_BITS | SOURCE_ALU + index):
-                    m.d.sync += choice.eq(1 + groups + index)
-            with m.Case(1 << SOURCE_BITS | SOURCE_ALU + alus):
-                m.d.sync += reduced.eq(1)
-            if imm is not None:
-                with m.Case(f"1{SOURCE_IMM >> ID_BITS:b}" + "-" * ID_BITS):
-                    m.d.sync += immediate.eq(1)
-        narrow = source.narrow
-        with m.Switch(choice):
-            for index in range(groups):
-                direction, low = divmod(index * GROUP, self.config.streams)
                 group = self.column[direction].word_select(low // GROUP, wide)
-                with m.Case(1 + index):
+                with m.Case(f"1{at}--"):
                     m.d.comb += streams.eq(group)
                     m.d.comb += wide_value.eq(_by_lane(group, lanes, max(narrow, default=0)))
             for index in range(alus):
-                with m.Case(1 + groups + index):
+                with m.Case(1 << SOURCE_BITS | SOURCE_ALU + index):
                     m.d.comb += wide_value.eq(self.buses[index])
-        with m.If(reduced):
-            m.d.comb += common.eq(self.buses[alus][:VALUE_BITS])
-        if imm is not None:
-            with m.If(immediate):
-                m.d.comb += common.eq(imm)
+        with m.Switch(Cat(code, active)):
+            with m.Case(1 << SOURCE_BITS | SOURCE_ALU + alus):
+                m.d.comb += common.eq(self.buses[alus][:VALUE_BITS])
+            if imm is not None:
+                with m.Case(f"1{SOURCE_IMM >> ID_BITS:b}" + "-" * ID_BITS):
+                    m.d.comb += common.eq(imm)
         joined = wide_value | Cat(common for _ in lanes)
         if narrow:
-            joined = joined | self._narrow(m, name, stream, streams, number, narrow)
+            joined = joined | self._narrow(m, name, active & ~kind[1], streams, number, narrow)
         m.d.comb += value.eq(joined)
 
         wrong, held = Signal(name=f"{name}_wrong"), Signal(1 << ID_BITS, name=f"{name}_held")

@@ -109,37 +109,35 @@ def gated_clock(m: Module, name: str, active: Value) -> Signal:
 
 
 def add_unit(
-    m: Module, unit: Unit, name: str, coming: Value, opcode: Value, a: Value, b: Value
+    m: Module, unit: Unit, name: str, issue: Value, opcode: Value, a: Value, b: Value
 ) -> tuple[Signal, Signal]:
     """Add all lanes of a pipelined unit.
 
     Parameters
     ----------
-    coming : 1 bit
-        Whether an operation of this unit is issued in the next cycle.
-    opcode : OPCODE_BITS bits
-        That of the operation.
+    issue : 1 bit
+        Whether an operation of this unit is issued in this cycle.
     a, b : lanes * 32 bits
-        Operands of the operation that is issued in this cycle.
+        Its operands.
 
     Returns
     -------
     done : Signal()
-        High three cycles after the issue.
+        High three cycles after ``issue``.
     result : Signal(lanes * 32)
         The result in that cycle.
     """
     lanes = len(a) // 32
     valid, result = Signal(STAGES, name=f"{name}_valid"), Signal(len(a), name=f"{name}_result")
     enable, started = Signal(STAGES, name=f"{name}_enable"), Signal(name=f"{name}_issue")
-    m.d.sync += started.eq(coming)
+    m.d.comb += started.eq(issue)
     m.d.comb += enable.eq(Cat(started, valid))
     m.d.sync += valid.eq(enable)
     clock = gated_clock(m, name, enable.any())
     flags: dict[str, Value] = {}
     for flag, mnemonics in unit.flags.items():
         flags[f"i_{flag}"] = Signal(name=f"{name}_{flag}")
-        m.d.sync += flags[f"i_{flag}"].eq(is_op(opcode, *mnemonics))
+        m.d.comb += flags[f"i_{flag}"].eq(is_op(opcode, *mnemonics))
     common = {"i_clk": clock, "i_rst": C(0, 1), "i_enable": enable} | flags
     if unit.rom:
         address = Signal(lanes * ADDRESS_BITS, name=f"{name}_address")
