@@ -29,6 +29,7 @@ from waterclock.terminal import (
 )
 
 CONTEXT = 1024  #: positions when none are asked for, if the model has as many
+CHIP_CONTEXT = 256  #: the same where they take room on a chip: what medium has beside SmolLM2
 
 
 def chat(
@@ -77,7 +78,8 @@ def _model(name: str, preset: str, context: int | None, engine: str) -> Quantise
     if isinstance(loaded, Program):
         return loaded
     if context is None:
-        loaded = api.with_context(loaded, min(CONTEXT, loaded.model["context"]))
+        most = CONTEXT if engine == "tensor" else CHIP_CONTEXT
+        loaded = api.with_context(loaded, min(most, loaded.model["context"]))
     if engine == "tensor":
         return loaded
     return with_bar(lambda bar: api.scheduled(loaded, progress=bar))
