@@ -22,8 +22,8 @@ module bench;
 
   always @(posedge fast)
     while (fast && running) begin
-      #(waterclock_sim::period / 2) run_clk = 1;
-      #(waterclock_sim::period / 2) run_clk = 0;
+      #(`HALF_CYCLE) run_clk = 1;
+      #(`HALF_CYCLE) run_clk = 0;
     end
 
   // The reader of the trace looks at it after each run, whose last writes are still on their way

@@ -106,7 +106,9 @@ def build_chip(config: Config, *, waves: bool = False) -> Path:
         shared = "\n".join(f'no_inline -module "{name}"' for name in SHARED)
     bench = resources.files("waterclock.sim").joinpath("bench.sv").read_text()
     files = {"shared.vlt": f"`verilator_config\n{shared}\n", **verilog, "bench.sv": bench}
-    return build(files, TOP, waves=waves, extra_args=args)
+    # A constant: a delay that might be zero makes the schedule of a simulation slower.
+    defines = {"HALF_CYCLE": CLOCK_UNITS // 2}
+    return build(files, TOP, defines=defines, waves=waves, extra_args=args)
 
 
 class RTLEngine:
