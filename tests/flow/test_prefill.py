@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from models import write_random_llama
 
-from tests.models import write_random_llama
 from waterclock import api
 from waterclock.compiler.check import check_program
 from waterclock.compiler.checkpoint import load_checkpoint
