@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from waterclock.compiler.array import Tile
+from waterclock.compiler.array import PlaneKey, Tile
 from waterclock.compiler.layout import (
     Channels,
     KeyPack,
@@ -22,8 +22,6 @@ from waterclock.compiler.stencil import Region, Table
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere
 from waterclock.isa.program import QuantisedModel
-
-PlaneKey = tuple[Hemisphere, int]
 
 
 @dataclasses.dataclass(frozen=True)
