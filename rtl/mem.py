@@ -195,14 +195,18 @@ class MEMTile(wiring.Component):
                 choose(m, lane[: ceil_log2(map_lanes)], choices, half)
         other = field(word, mapped, stream)
         known = [op.opcode for op in instructions(kind) if op.kind == kind]
-        faults += [
-            (active & ~opcode.matches(*known), f"{kind}: illegal instruction"),
-            (active & (other[:ID_BITS] >= config.streams), f"{kind}: no such stream"),
+        rules = [
+            (~opcode.matches(*known), f"{kind}: illegal instruction"),
+            (other[:ID_BITS] >= config.streams, f"{kind}: no such stream"),
             (by_map & self._no_map(code), f"{name}: no such map"),
             (by_map & (lane >= map_lanes), f"{name}: no such lane"),
-            (active & ~by_map & (base >= config.depth), f"{kind}: address beyond the slice"),
+            (~by_map & (base >= config.depth), f"{kind}: address beyond the slice"),
         ]
-        with m.If(by_map & (addr >= config.depth)):
+        wrong = Signal(len(rules), name=f"{kind}_wrong")
+        with m.If(active):  # an idle port costs a simulator one test
+            m.d.comb += wrong.eq(Cat(rule for rule, _ in rules))
+        faults += [(wrong[index], text) for index, (_, text) in enumerate(rules)]
+        with m.If(by_map), m.If(addr >= config.depth):
             m.d.sync += Assert(0, Format("MEM tile {}: address {} beyond", self.id, addr))
         return active, addr
 
@@ -235,10 +239,10 @@ class MEMTile(wiring.Component):
         m.d.comb += self.hash.eq(hash_of(m, sampling, wdata, write_addr[: ceil_log2(config.depth)]))
         looked, written = (Signal(2, name=name) for name in ("looked", "written"))
         for index in range(2):
-            m.d.comb += [
-                looked[index].eq(reading & (self._bank(read_addr) == index)),
-                written[index].eq(writing & (self._bank(write_addr) == index)),
-            ]
+            with m.If(reading):
+                m.d.comb += looked[index].eq(self._bank(read_addr) == index)
+            with m.If(writing):
+                m.d.comb += written[index].eq(self._bank(write_addr) == index)
             both = looked[index] & written[index]
             faults.append((both, f"two accesses of bank {index}"))
         host = self.host_en, host_writing, self.host_addr[: ceil_log2(config.depth)]

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from waterclock.isa import signature
 from waterclock.isa.config import Config
 from waterclock.isa.signature import BITS
-from waterclock.rtl.part import gated, xor_of
+from waterclock.rtl.part import xor_of
 
 
 def hash_of(m: Module, writing: Value, data: Value, row: Value) -> Value:
@@ -17,9 +17,15 @@ def hash_of(m: Module, writing: Value, data: Value, row: Value) -> Value:
 
     What the host writes may be among it: no cycle of a run is near.
     """
-    # The register stands before the sums: a memory's data arrive late in a cycle.
-    seen = gated(m, writing, Cat(data, row, C(1, 1)), "seen")
-    data, row, mark = seen[: len(data)], seen[len(data) : -1], seen[-1]
+    # The register stands before the sums: a memory's data arrive late in a cycle. It moves only
+    # when it must, for a simulator's sake.
+    seen = Signal(len(data) + len(row) + 1, reset_less=True)
+    data_bits, mark = len(data), seen[-1]
+    with m.If(writing):
+        m.d.sync += seen.eq(Cat(data, row, C(1, 1)))
+    with m.Elif(mark):
+        m.d.sync += seen.eq(0)
+    data, row = seen[:data_bits], seen[data_bits:-1]
     words = [data[at : at + signature.WORD_BITS] for at in range(0, len(data), signature.WORD_BITS)]
     words[-1] = Cat(words[-1], C(0, signature.WORD_BITS - len(words[-1])))
     folded = xor_of(word.rotate_left(n * signature.TURN) for n, word in enumerate(words))
@@ -30,9 +36,14 @@ def hash_of(m: Module, writing: Value, data: Value, row: Value) -> Value:
 
 def sum_of(m: Module, hashes: Sequence[Value]) -> Value:
     """Return the sum of the hashes of neighbouring tiles, a cycle later."""
-    found = Signal(BITS, reset_less=True)
+    found, marked = Signal(BITS, reset_less=True), Signal()
     whole = [Cat(value, C(0, BITS - len(value))) for value in hashes]
-    m.d.sync += found.eq(xor_of(times(m, value, place) for place, value in enumerate(whole)))
+    any_marks = Cat(value[signature.MARK_PLACE] for value in whole).any()
+    m.d.sync += marked.eq(any_marks)
+    with m.If(any_marks):
+        m.d.sync += found.eq(xor_of(times(m, value, place) for place, value in enumerate(whole)))
+    with m.Elif(marked):
+        m.d.sync += found.eq(0)
     return found
 
 
