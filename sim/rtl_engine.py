@@ -47,6 +47,7 @@ SHARED = (
 #: Parts that are not shared by superlanes: there is one, or all stand in another part.
 SINGLE = ("clock_gate", "host_port", "mem_tile", "signature", "vxm_reducer", "waterclock")
 _INPUT = re.compile(r"^  input (?:\[[^\]]*\] )?(\w+);", re.MULTILINE)
+_ASSERTION = re.compile(r"\bassert \(([^;]*)\);")
 
 Progress = Callable[[str], None]
 
@@ -96,12 +97,19 @@ def shared_code(verilog: Mapping[str, str]) -> str:
 
 def build_chip(config: Config, *, waves: bool = False) -> Path:
     """Return the simulator of a chip, built or found."""
-    verilog = cached_verilog(config)
+    # What has gone wrong is printed beside each assertion. The simulator's own message names the
+    # instance, which would part the code of all instances.
+    verilog = {
+        name: _ASSERTION.sub(r"if (!(\1)) $stop;", text)
+        for name, text in cached_verilog(config).items()
+    }
     args = ["--timing", "-Wno-lint"]
     if config.superlanes > 1:
         shared = shared_code(verilog)
-        # This pass makes up names in each instance, which would part their code as well.
-        args.append("-fno-dfg")
+        # These passes make up names in each instance, which would part their code as well.
+        args += ["-fno-dfg", "-fno-table"]
+        # What is computed and used in one function is a local of the compiler's.
+        args += ["--output-split-cfuncs", "2500"]
     else:  # The code of a small chip may be larger, and is faster then.
         shared = "\n".join(f'no_inline -module "{name}"' for name in SHARED)
     bench = resources.files("waterclock.sim").joinpath("bench.sv").read_text()
