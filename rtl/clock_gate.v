@@ -21,3 +21,30 @@ module waterclock_clock_gate (
 `endif
 
 endmodule
+
+// Keeps the operands of combinational logic that has nothing to do.
+//
+// In simulation d passes in the middle of a cycle in which en is high, and is held from then on:
+// what depends on q alone is evaluated in such cycles only. On an FPGA it is a wire. d must come
+// from registers of clk; en has to be high until d is worth nothing.
+
+module waterclock_operand_gate #(
+    parameter WIDTH = 1
+) (
+    input  wire             clk,
+    input  wire             en,
+    input  wire [WIDTH-1:0] d,
+    output wire [WIDTH-1:0] q
+);
+
+`ifdef SIMULATION
+  reg [WIDTH-1:0] held = 0;
+  wire tick = ~clk & en;
+  always @(posedge tick) held <= d;
+  assign q = held;
+`else
+  assign q = d;
+  wire unused = &{1'b0, clk, en};
+`endif
+
+endmodule

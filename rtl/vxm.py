@@ -33,7 +33,7 @@ from waterclock.isa.streams import (
 from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE
 from waterclock.rtl.fp import STAGES
 from waterclock.rtl.part import field
-from waterclock.rtl.vxm_alu import ADD, add_unit, alu_parts, simple_part, units
+from waterclock.rtl.vxm_alu import ADD, add_unit, alu_parts, held_operands, simple_part, units
 from waterclock.rtl.vxm_reduce import VXMReducer
 from waterclock.rtl.vxm_simple import one_of
 
@@ -210,12 +210,13 @@ class VXMTile(wiring.Component):
         b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(GROUP, 3), imm, set())
 
         found = Signal(wide, name=f"{name}_simple_result")
+        held = held_operands(m, name, simple, Cat(a, b, imm, Mux(simple, opcode, 0)))
         m.submodules[f"{name}_simple"] = Instance(
             simple_part(features),
-            i_opcode=Mux(simple, opcode, 0),
-            i_a=a,
-            i_b=b,
-            i_imm=imm,
+            i_a=held[:wide],
+            i_b=held[wide : 2 * wide],
+            i_imm=held[2 * wide : 2 * wide + len(imm)],
+            i_opcode=held[2 * wide + len(imm) :],
             o_result=found,
         )
         # Of all results of an ALU in one cycle the schedule allows one.

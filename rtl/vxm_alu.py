@@ -108,6 +108,24 @@ def gated_clock(m: Module, name: str, active: Value) -> Signal:
     return clock
 
 
+def held_operands(m: Module, name: str, busy: Value, operands: Value) -> Signal:
+    """Return the operands of combinational logic, which a simulator sees only when they matter.
+
+    They follow in the cycles in which ``busy`` is high and in the one after those.
+    """
+    was_busy, held = Signal(name=f"{name}_was_busy"), Signal(len(operands), name=f"{name}_held")
+    m.d.sync += was_busy.eq(busy)
+    m.submodules[f"{name}_operand_gate"] = Instance(
+        "waterclock_operand_gate",
+        p_WIDTH=len(operands),
+        i_clk=ClockSignal(),
+        i_en=busy | was_busy,
+        i_d=operands,
+        o_q=held,
+    )
+    return held
+
+
 def add_unit(
     m: Module, unit: Unit, name: str, issue: Value, opcode: Value, a: Value, b: Value
 ) -> tuple[Signal, Signal]:

@@ -38,13 +38,7 @@ CLOCK_UNITS = 2  # time units of a cycle: an even number
 POLL_SECONDS = 0.005
 AHEAD = 1  # runs that are launched before the result of the last one is taken
 
-#: Parts of which one superlane has many; for all of them they are compiled once.
-SHARED = (
-    "vxm_add", "vxm_multiply", "vxm_convert", "vxm_special", "vxm_simple", "mem_tile",
-    "mem_group", "icu_alu", "icu_mem_read", "icu_mem_write",
-)  # fmt: skip
-
-#: Parts that are not shared by superlanes: there is one, or all stand in another part.
+#: Parts whose instances do not share code: there is one, or all stand in another part.
 SINGLE = ("clock_gate", "host_port", "mem_tile", "signature", "vxm_reducer", "waterclock")
 _INPUT = re.compile(r"^  input (?:\[[^\]]*\] )?(\w+);", re.MULTILINE)
 _ASSERTION = re.compile(r"\bassert \(([^;]*)\);")
@@ -103,17 +97,15 @@ def build_chip(config: Config, *, waves: bool = False) -> Path:
         name: _ASSERTION.sub(r"if (!(\1)) $stop;", text)
         for name, text in cached_verilog(config).items()
     }
-    args = ["--timing", "-Wno-lint"]
-    if config.superlanes > 1:
-        shared = shared_code(verilog)
-        # These passes make up names in each instance, which would part their code as well.
-        args += ["-fno-dfg", "-fno-table"]
-        # What is computed and used in one function is a local of the compiler's.
-        args += ["--output-split-cfuncs", "2500"]
-    else:  # The code of a small chip may be larger, and is faster then.
-        shared = "\n".join(f'no_inline -module "{name}"' for name in SHARED)
+    # Two passes make up names in each instance, which would part their code as well. What is
+    # computed and used in one function is a local of the compiler's: so few are split.
+    args = ["--timing", "-Wno-lint", "-fno-dfg", "-fno-table", "--output-split-cfuncs", "2500"]
     bench = resources.files("waterclock.sim").joinpath("bench.sv").read_text()
-    files = {"shared.vlt": f"`verilator_config\n{shared}\n", **verilog, "bench.sv": bench}
+    files = {
+        "shared.vlt": f"`verilator_config\n{shared_code(verilog)}\n",
+        **verilog,
+        "bench.sv": bench,
+    }
     # A constant: a delay that might be zero makes the schedule of a simulation slower.
     defines = {"HALF_CYCLE": CLOCK_UNITS // 2}
     return build(files, TOP, defines=defines, waves=waves, extra_args=args)
