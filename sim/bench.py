@@ -73,7 +73,7 @@ async def run_program(dut):
             cycles = await host.run(step["start"], lambda step=step: ended(step["cycles"]))
             # Writes of this run, and none of the next, are in the trace up to here.
             end = int(get_sim_time("ns")) // units
-            token = b"".join([(await host.read_row(*place))[:1] for place in job["token"]])
+            token = b"".join([await host.read_row(*place, size=1) for place in job["token"]])
             line = {
                 "cycles": cycles,
                 "signature": await bus.read(registers.SIGNATURE.offset),

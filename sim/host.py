@@ -40,13 +40,13 @@ class Host:
             await self.bus.write(host.STAGING.offset + 4 * word, value)
         await self.bus.write(host.COMMAND.offset, host.Command.WRITE)
 
-    async def read_row(self, unit: int, row: int) -> bytes:
-        """Return a vector of a MEM slice."""
+    async def read_row(self, unit: int, row: int, size: int) -> bytes:
+        """Return the first ``size`` bytes of a vector in a MEM slice."""
         await self._select(host.Space.MEM, unit, row)
         await self.bus.write(host.COMMAND.offset, host.Command.READ)
-        words = [await self.bus.read(host.STAGING.offset + 4 * word) for word in range(self.words)]
-        data = b"".join(word.to_bytes(4, "little") for word in words)
-        return data[: self.config.vector]
+        places = range(host.STAGING.offset, host.STAGING.offset + size, 4)
+        words = [await self.bus.read(place) for place in places]
+        return b"".join(word.to_bytes(4, "little") for word in words)[:size]
 
     async def run(self, start: int, done: Callable[[], Awaitable[None]]) -> int:
         """Launch at word ``start``, wait for ``done``, and return the cycles that the run took.
