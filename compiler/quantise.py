@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waterclock.compiler.checkpoint import Checkpoint
+from waterclock.compiler.rounding import Inputs, quantise_rows
 
 CACHE_RANGE = 32700  #: largest cache integer that the bound of a channel may reach
-LARGEST = 16  #: inputs of a matrix whose weights are rounded first
-DAMPING = 0.01  #: of the mean square of an input: more than a text tells of rare ones
 MARGIN = 1.01  #: activations are rounded to f16 before they are bounded
 
 
@@ -41,48 +40,6 @@ class Quantised:
     tensors: dict[str, NDArray[Any]]
 
 
-class Inputs:
-    """What is known of the inputs of a matrix, as its rounding needs it.
-
-    Parameters
-    ----------
-    moments : (inputs, inputs) float
-        Mean outer products of the inputs.
-    """
-
-    def __init__(self, moments: NDArray[np.floating[Any]]):
-        order = np.argsort(-np.diag(moments), kind="stable")
-        self.large, self.others = order[:LARGEST], order[LARGEST:]
-        damped = moments[np.ix_(self.others, self.others)].astype(np.float64)
-        damped += np.eye(len(damped)) * max(DAMPING * np.trace(moments) / len(moments), 1e-30)
-        #: What of each large input the others amount to (large, others).
-        self.share = np.linalg.solve(damped, moments[np.ix_(self.others, self.large)]).T
-
-    def compensate(
-        self, weights: NDArray[np.float64], rows: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return weights (out, in) whose rounding to multiples of ``rows`` (out, 1) harms less.
-
-        The others make up for the rounding of those of the largest inputs.
-        """
-        large = weights[:, self.large]
-        found = weights.copy()
-        found[:, self.others] += (large - np.rint(large / rows) * rows) @ self.share
-        return found
-
-
-def quantise_rows(
-    weights: NDArray[np.float64], inputs: Inputs | None = None
-) -> tuple[NDArray[np.int8], NDArray[Any]]:
-    """Return int8 weights (out, in) and float64 scales (out,): largest magnitude over 127."""
-    scales = np.abs(weights).max(axis=1) / 127.0
-    scales[scales == 0] = 1.0
-    rows = scales[:, None]
-    if inputs is not None:
-        weights = inputs.compensate(weights, rows)
-    return np.clip(np.rint(weights / rows), -127, 127).astype(np.int8), scales
-
-
 def quantise(
     checkpoint: Checkpoint,
     moments: Mapping[str, NDArray[np.floating[Any]]] | None = None,
@@ -94,14 +51,14 @@ def quantise(
     Parameters
     ----------
     moments : mapping, optional
-        Mean outer products of what enters the matrices, as the reference finds them on a text:
-        "layers.{i}." followed by "attn", "o", "ffn" and "down", and "final". Without them each
-        weight is rounded on its own.
+        Mean outer products of what enters the matrices, as the reference finds them on texts:
+        "layers.{i}." followed by "attn", "v", "o", "ffn" and "down", and "final"; those of "v"
+        by key-value head. Without them each weight is rounded on its own.
     share : bool
         Whether embedding and head share their weights: needs a tied head.
     """
     tensors: dict[str, NDArray[Any]] = {}
-    known: tuple[str, Inputs | None] = "", None
+    known: tuple[str, list[Inputs | None]] = "", [None]
 
     def source(name: str) -> NDArray[np.float64]:
         return checkpoint.tensors[name].astype(np.float64)
@@ -110,8 +67,12 @@ def quantise(
         """Quantise; multiply the scales by ``factor`` (out,)."""
         nonlocal known
         if moments and known[0] != inputs:
-            known = inputs, Inputs(moments[inputs])
-        tensors[f"{name}.weight"], scales = quantise_rows(weights, known[1])
+            found = moments[inputs]
+            known = inputs, [Inputs(each) for each in found.reshape(-1, *found.shape[-2:])]
+        parts = np.split(weights, len(known[1]))
+        rounded = [quantise_rows(part, each) for part, each in zip(parts, known[1], strict=True)]
+        integers, scales = (np.concatenate(found) for found in zip(*rounded, strict=True))
+        tensors[f"{name}.weight"] = integers
         tensors[f"{name}.scale"] = (scales * factor).astype(np.float32)
 
     def rescale(name: str, factor: Any) -> None:
@@ -144,7 +105,7 @@ def quantise(
         by_query = np.repeat(step.reshape(-1, checkpoint.head_dim), groups, axis=0).reshape(-1)
         linear(f"{prefix}.q", f"{prefix}.attn", queries, by_query * softmax)
 
-        linear(f"{prefix}.v", f"{prefix}.attn", values)
+        linear(f"{prefix}.v", f"{prefix}.v", values)
         bound = bounds(f"{prefix}.v", values, biases["v"])
         v_step = np.maximum(bound, 1e-20) / CACHE_RANGE
         rescale(f"{prefix}.v", 1.0 / v_step)
