@@ -161,17 +161,30 @@ class Blocks:
         """How many layers what is being scheduled stands for."""
         return self.plan.repetitions
 
-    def finish(self, stencil: Stencil, x: Node, store: Store, like: State | None = None) -> State:
+    def finish(
+        self,
+        stencil: Stencil,
+        x: Node,
+        store: Store,
+        norms: Sequence[str],
+        like: State | None = None,
+    ) -> State:
         """Add to a stencil whose items are the new residual what every reader of it needs.
 
-        It goes where ``like`` lies, or to new places.
+        ``norms`` come next, one in each layer that is scheduled. It goes where ``like`` lies, or
+        to new places.
         """
         count = len(x.offsets)
         new = {key: self.plan.acts[key].take(count) for key in self.planes} if not like else {}
         entries = like.entries() if like else new
         sinks = self.on_all_planes(entries, range(count))
+        entering = x
+        if "final.gain" in self.tensors:
+            gains = [self.tensors[f"{norm}.gain"] for norm in norms]
+            lanes = [[pick(gain, item) for item in self.image.hidden] for gain in gains]
+            entering = stencil.op("fmul", x, Constant(np.array(lanes)))
         for side in Hemisphere:
-            stencil.op("f32_to_f16", x, sinks=sinks[side])
+            stencil.op("f32_to_f16", entering, sinks=sinks[side])
         total = stencil.total(stencil.op("fmul", x, x))
         lanes = stencil.op("rsum", total, single=True)
         mean = stencil.op("fmul", lanes, Imm(bits(1.0 / self.model["hidden"])), single=True)

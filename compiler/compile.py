@@ -24,6 +24,8 @@ from waterclock.isa.program import Port, Program, QuantisedModel, Schedule
 
 ROOMS = (0, 8)  #: rows beside those that constants took at first that are tried
 FIRST_BUCKET = 64  #: positions of the smallest context bucket
+#: Channels of a model up to which weights hold the gains of norms: all of its time is latency.
+FOLDED = 128
 Progress = Callable[[str, int, int], None]
 
 
@@ -69,7 +71,8 @@ def quantised_model(
             f"{checkpoint.name}: head: has weights of its own, preset {config.name} has no room "
             "for an embedding beside them: use a model with tied embeddings"
         )
-    quantised = quantise(checkpoint, moments, share=config.wide)
+    fold = config.wide or checkpoint.hidden <= FOLDED
+    quantised = quantise(checkpoint, moments, fold=fold, share=config.wide)
     model = QuantisedModel(
         name=checkpoint.name,
         config=config,

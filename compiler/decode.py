@@ -6,6 +6,7 @@ so the matrix runs while the norm is still being summed.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -64,11 +65,13 @@ class Decode(Blocks):
         plan.open_block(self.model["layers"])
         acts = attention.run(0, state)
         plan.serve("layers.0.o")
-        state = self.residual("layers.0.o", acts, state)
+        norms = [f"layers.{layer}.ffn" for layer in range(self.layers)]
+        state = self.residual("layers.0.o", acts, state, norms)
         plan.serve("layers.0.gate_up")
         acts = self.feed_forward("layers.0", state)
         plan.serve("layers.0.down")
-        state = self.residual("layers.0.down", acts, state, first)
+        norms = [*(f"layers.{layer}.attn" for layer in range(1, self.layers)), "final"]
+        state = self.residual("layers.0.down", acts, state, norms, first)
         cycles, numbers = plan.close_block(state.takes_place_of(first))
         return state.later(cycles, numbers)
 
@@ -82,16 +85,20 @@ class Decode(Blocks):
         store = Store(EAST)
         source = Gathered(self.image.embed, self.image.mailbox["token"])
         x = stencil.op("f16_to_f32", source, sinks=[store])
-        return self.finish(stencil, x, store)
+        return self.finish(stencil, x, store, ["layers.0.attn"])
 
     def residual(
         self,
         name: str,
         acts: dict[PlaneKey, list[Act]],
         state: State,
+        norms: Sequence[str],
         like: State | None = None,
     ) -> State:
-        """Multiply, scale and add to the residual stream; ``like`` names where it goes."""
+        """Multiply, scale and add to the residual stream; ``like`` names where it goes.
+
+        ``norms`` come next, one in each layer.
+        """
         count = len(self.image.hidden)
         accs = self.linear(name, range(count), acts, k_major=True)
         stencil = Stencil(self.config, range(count))
@@ -100,7 +107,7 @@ class Decode(Blocks):
         )
         store = Store(EAST, at=[vec.places[0] for vec in like.x] if like else None)
         x = stencil.op("fadd", scaled, Stored(state.x), sinks=[store])
-        return self.finish(stencil, x, store, like)
+        return self.finish(stencil, x, store, norms, like)
 
     def feed_forward(self, prefix: str, state: State) -> dict[PlaneKey, list[Act]]:
         """Return SiLU(gate) * up as activations."""

@@ -54,7 +54,7 @@ class SharedEmbedding(Blocks):
         scaled = stencil.op("fmul", tree(stencil, "fadd", rows), Stored([scale] * len(items)))
         store = Store(EAST)
         x = stencil.op("fmul", scaled, Constant(gain[None]), sinks=[store])
-        return self.finish(stencil, x, store)
+        return self.finish(stencil, x, store, ["layers.0.attn"])
 
     def _choose(self, number: int, key: PlaneKey) -> Act:
         """Return a plane's activation: 1 in the token's lane if the plane holds its tiles."""

@@ -36,11 +36,11 @@ class Prefill(BlockWork):
         plan.open_block(self.model["layers"])
         acts: Sequence[Bundle] = attention.run(first)
         plan.serve("layers.0.o")
-        state = self.residual("o", acts, first)
+        state = self.residual("o", acts, first, "ffn")
         plan.serve("layers.0.gate_up")
         acts = self.feed_forward(state)
         plan.serve("layers.0.down")
-        state = self.residual("down", acts, state)
+        state = self.residual("down", acts, state, "next")
         # Layers use the same rooms, so one begins when the one before has ended; a cycle for Loop.
         plan.close_block(state.takes_place_of(first), plan.block_cycles() + 1)
 

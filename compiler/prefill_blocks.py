@@ -147,10 +147,10 @@ class BlockWork:
         scale = self.rows.scales[(*result, opposite(self.plane_of(result)[0]))]
         return work.op("fmul", work.emitted(accs), work.same(scale))
 
-    def residual(self, name: str, acts: Sequence[Bundle], state: State) -> State:
-        """Multiply, scale and add to the residual stream."""
+    def residual(self, name: str, acts: Sequence[Bundle], state: State, norm: str) -> State:
+        """Multiply, scale and add to the residual stream, which enters a norm of ``rows.gains``."""
         rooms = next(rooms for rooms in self.rows.x if rooms[0] is not state.x[0].room)
-        sums = Sums(self)
+        sums = Sums(self, norm)
         for found in self.rounds([name], acts):
             for result, accs in sorted(found.items()):
                 work, out = self.work(), result[1]
@@ -161,7 +161,7 @@ class BlockWork:
 
     def enter(self, x: list[Bundle]) -> State:
         """Begin the residual stream with vectors in the first rooms."""
-        sums = Sums(self)
+        sums = Sums(self, "first")
         for out, bundle in enumerate(x):
             work = self.work()
             sums.add(work, out, work.op("mov", work.of(bundle)))
@@ -171,11 +171,13 @@ class BlockWork:
 class Sums:
     """Rounds new vectors of the residual stream to activations, and adds up their squares.
 
+    ``norm`` says whose gains activations are multiplied by, if weights do not hold them.
     The order of the sum is that of ``Stencil.total``: item i to that of i - 4, then a tree.
     """
 
-    def __init__(self, blocks: BlockWork):
+    def __init__(self, blocks: BlockWork, norm: str):
         self.blocks, self.rows = blocks, blocks.rows
+        self.gains = self.rows.gains.get(norm)
         self.count = len(blocks.image.hidden)
         self.n = min(4, self.count)
         high = self.rows.sums[Bank.HIGH]
@@ -186,7 +188,8 @@ class Sums:
     def add(self, work: Work, out: int, x: Node) -> None:
         """Complete a stencil whose node ``x`` is vector ``out``, and fit it."""
         count, n, rows = self.count, self.n, self.rows
-        work.activate(x, rows.h[out])
+        entering = work.op("fmul", x, work.same(self.gains[out])) if self.gains else x
+        work.activate(entering, rows.h[out])
         total = work.op("fmul", x, x)
         if out >= n:
             total = work.op("fadd", total, work.of(self.found[out - n][-1]))

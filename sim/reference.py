@@ -6,12 +6,14 @@ approximation, one path for whole sequences and for single steps.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Float = NDArray[np.floating[Any]]
 
 
 class LlamaModel(Protocol):
@@ -50,10 +52,10 @@ class _Cache:
     """Rotated keys and values of the positions so far, (kv_heads, positions, head_dim) a layer."""
 
     positions: int = 0
-    keys: dict[int, Float32] = field(default_factory=dict[int, Float32])
-    values: dict[int, Float32] = field(default_factory=dict[int, Float32])
+    keys: dict[int, Float] = field(default_factory=dict[int, Float])
+    values: dict[int, Float] = field(default_factory=dict[int, Float])
 
-    def extend(self, layer: int, keys: Float32, values: Float32) -> tuple[Float32, Float32]:
+    def extend(self, layer: int, keys: Float, values: Float) -> tuple[Float, Float]:
         if layer in self.keys:
             keys = np.concatenate([self.keys[layer], keys], axis=1)
             values = np.concatenate([self.values[layer], values], axis=1)
@@ -73,11 +75,9 @@ class Reference:
     def __init__(self, model: LlamaModel) -> None:
         self.model = model
         self._cache = _Cache()
-        self._moments: dict[str, Float32] | None = None
-        pairs = np.arange(0, model.head_dim, 2, dtype=np.float32)
-        wavelengths = np.power(model.rope_theta, pairs / model.head_dim)
-        factors = model.tensors.get("rope_factors", np.float32(1))
-        self._frequencies: Float32 = np.reciprocal(wavelengths * factors)
+        self._moments: dict[str, Float64] | None = None
+        wavelengths = np.power(model.rope_theta, np.arange(0, model.head_dim, 2) / model.head_dim)
+        self._frequencies: Float64 = 1 / (wavelengths * model.tensors.get("rope_factors", 1.0))
 
     def reset(self) -> None:
         """Forget all tokens that were given to ``step``."""
@@ -166,40 +166,54 @@ class Reference:
                 return ids, gaps
             logits = self.step(best)
 
-    def moments(self, ids: Sequence[int]) -> dict[str, Float32]:
-        """Return what enters the matrices on average over a text, as mean outer products.
+    def moments(self, sequences: Sequence[Sequence[int]]) -> dict[str, Float64]:
+        """Return what enters the matrices on average over texts, as mean outer products.
+
+        All of it is computed in float64, so that what is decided by it, as weights are rounded,
+        hardly ever depends on the order in which a library adds.
 
         Parameters
         ----------
-        ids : (tokens,) int
-            At least one and at most ``context`` token ids.
+        sequences : token ids
+            Texts, each from position 0; at least one, of one to ``context`` tokens.
 
         Returns
         -------
-        dict of (inputs, inputs) float32
-            "layers.{i}." followed by "attn" (queries, keys and values), "o", "ffn" (gate and up)
-            and "down", and "final" (head). After a norm its gain is not applied.
+        dict of (inputs, inputs) float64
+            "layers.{i}." followed by "attn" (queries and keys), "o", "ffn" (gate and up) and
+            "down", and "final" (head). After a norm its gain is not applied. "layers.{i}.v" is
+            (kv_heads, inputs, inputs), of inputs as the softmax mixes them: the values of a
+            position matter as much as it is attended to.
         """
         self._moments = {}
         try:
-            self._forward(ids, _Cache())
-            return self._moments
+            for ids in sequences:
+                self._hidden(ids, _Cache(), np.float64)
+            tokens = sum(map(len, sequences))
+            return {name: found / tokens for name, found in self._moments.items()}
         finally:
             self._moments = None
 
-    def _saw(self, name: str, inputs: Float32) -> None:
-        """Note the inputs (n, channels) of a matrix, if that is wanted."""
+    def _saw(self, name: str, inputs: Float) -> None:
+        """Note the inputs (..., n, channels) of a matrix, if that is wanted."""
         if self._moments is not None:
-            self._moments[name] = inputs.T @ inputs / np.float32(len(inputs))
+            found = inputs.swapaxes(-1, -2) @ inputs
+            self._moments[name] = self._moments.get(name, np.zeros(())) + found
 
-    def _norm(self, x: Float32, name: str) -> Float32:
-        """Return the RMSNorm of (n, hidden) that is called "{name}_norm"."""
+    def _norm(self, x: Float, name: str) -> Float:
+        """Return what the RMSNorm called "{name}_norm" multiplies by its gain, (n, hidden)."""
         normed = _normalise(x, self.model.norm_eps)
         self._saw(name, normed)
-        return self.model.tensors[name + "_norm"] * normed
+        return normed
 
     def _forward(self, ids: Sequence[int], cache: _Cache) -> Float32:
         """Run tokens (n,) at the positions after the cache; return logits (n, vocab)."""
+        normed = self._hidden(ids, cache, np.float32)
+        logits = _project(normed, self.model.tensors["embed" if self.model.tied else "head"])
+        return logits.astype(np.float32, copy=False)
+
+    def _hidden(self, ids: Sequence[int], cache: _Cache, dtype: type[np.floating[Any]]) -> Float:
+        """Run tokens (n,) at the positions after the cache; return what enters the head."""
         model, tensors = self.model, self.model.tensors
         tokens = np.asarray(ids)
         if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
@@ -213,34 +227,35 @@ class Reference:
         if end > model.context:
             raise ValueError(f"position {end - 1} is beyond the context of {model.context}")
         positions = np.arange(cache.positions, end)
-        hidden: Float32 = tensors["embed"][tokens]
+        hidden: Float = tensors["embed"][tokens].astype(dtype)
         for layer in range(model.layers):
             name = f"layers.{layer}."
             normed = self._norm(hidden, name + "attn")
             hidden = hidden + self._attention(layer, normed, positions, cache)
-            normed = self._norm(hidden, name + "ffn")
+            normed = tensors[name + "ffn_norm"] * self._norm(hidden, name + "ffn")
             gate = _silu(_project(normed, tensors[name + "gate"]))
             gated = gate * _project(normed, tensors[name + "up"])
             self._saw(name + "down", gated)
             hidden = hidden + _project(gated, tensors[name + "down"])
         cache.positions = end
-        normed = self._norm(hidden, "final")
-        return _project(normed, tensors["embed" if model.tied else "head"])
+        return tensors["final_norm"] * self._norm(hidden, "final")
 
     def _attention(
-        self, layer: int, normed: Float32, positions: NDArray[np.int64], cache: _Cache
-    ) -> Float32:
-        """Grouped-query attention of normed activations (n, hidden) over the cache and itself."""
+        self, layer: int, normed: Float, positions: NDArray[np.int64], cache: _Cache
+    ) -> Float:
+        """Grouped-query attention of what the norm leaves (n, hidden) over the cache and itself."""
         model, name = self.model, f"layers.{layer}."
+        inputs = model.tensors[name + "attn_norm"] * normed
         n, group = len(normed), model.heads // model.kv_heads
 
-        def by_head(matrix: str) -> Float32:
+        def by_head(matrix: str) -> Float:
             """Project (n, hidden) to (heads or kv_heads, n, head_dim)."""
             bias = model.tensors.get(f"{name}{matrix}_bias", np.float32(0))
-            lanes = _project(normed, model.tensors[name + matrix]) + bias
+            lanes = _project(inputs, model.tensors[name + matrix]) + bias
             return lanes.reshape(n, -1, model.head_dim).swapaxes(0, 1)
 
-        angles = positions.astype(np.float32)[:, None] * self._frequencies
+        frequencies = self._frequencies.astype(normed.dtype)
+        angles = positions.astype(normed.dtype)[:, None] * frequencies
         queries = _rotate(by_head("q"), angles)
         keys, values = cache.extend(layer, _rotate(by_head("k"), angles), by_head("v"))
         # Query head h attends with key-value head h // group.
@@ -248,7 +263,9 @@ class Reference:
         scores = queries @ keys[:, None].swapaxes(-1, -2) * np.float32(model.head_dim**-0.5)
         past = np.arange(cache.positions + n) <= positions[:, None]
         weights = _softmax(np.where(past, scores, np.float32(-np.inf)))
-        mixed: Float32 = weights @ values[:, None]
+        if self._moments is not None:
+            self._saw(name + "v", (weights @ normed).reshape(model.kv_heads, group * n, -1))
+        mixed: Float = weights @ values[:, None]
         lanes = mixed.reshape(model.heads, n, model.head_dim).swapaxes(0, 1).reshape(n, -1)
         self._saw(name + "o", lanes)
         return _project(lanes, model.tensors[name + "o"])
@@ -288,27 +305,27 @@ def perplexity(logits: ArrayLike, ids: Sequence[int]) -> float:
     return float(np.exp(nll(logits, ids).mean()))
 
 
-def _project(x: Float32, matrix: Float32) -> Float32:
+def _project(x: Float, matrix: Float) -> Float:
     return x @ matrix.T
 
 
-def _normalise(x: Float32, eps: float) -> Float32:
-    normed: Float32 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
+def _normalise(x: Float, eps: float) -> Float:
+    normed: Float = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
     return normed
 
 
-def _silu(x: Float32) -> Float32:
+def _silu(x: Float) -> Float:
     # The exponential of -|x| never overflows.
-    decay: Float32 = np.exp(-np.abs(x))
+    decay: Float = np.exp(-np.abs(x))
     return x * np.divide(np.where(x >= 0, np.float32(1), decay), 1 + decay)
 
 
-def _softmax(x: Float32) -> Float32:
+def _softmax(x: Float) -> Float:
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _rotate(x: Float32, angles: Float32) -> Float32:
+def _rotate(x: Float, angles: Float) -> Float:
     """Apply RoPE in half-split order: lane j turns with lane j + head_dim / 2."""
     cosine, sine = np.cos(angles), np.sin(angles)
     low, high = np.split(x, 2, axis=-1)

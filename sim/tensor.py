@@ -132,6 +132,11 @@ class TensorModel:
         scaled = fp.mul(rows, self.tensors["head.scale"][tokens][:, None])
         return fp.mul(scaled, self.tensors["embed.gain"])
 
+    def entering(self, norm: str, x: Float) -> Fixed:
+        """Return ``x`` as it enters the matrices behind a norm, 1 / rms apart: times its gain."""
+        gain = self.tensors.get(f"{norm}.gain")  # None where the weights hold it
+        return fixed(x if gain is None else fp.mul(x, gain))
+
     def linear(self, name: str, activations: Fixed) -> Float:
         """Return the scaled product (..., out) of a weight tensor with activations (..., in)."""
         weights = self.tensors[f"{name}.weight"]
@@ -175,7 +180,7 @@ class TensorModel:
         """Return what attention adds to ``x`` (positions, hidden), before the residual."""
         model, prefix, n = self.model, f"layers.{layer}", len(x)
         heads, kv_heads, size = model["heads"], model["kv_heads"], model["head_dim"]
-        r, h = self.norm(x), fixed(x)
+        r, h = self.norm(x), self.entering(f"{prefix}.attn", x)
         queries = self.rotated(f"{prefix}.q", h, r)
         keys = self.rotated(f"{prefix}.k", h, r)
         values = fp.mul(self.linear(f"{prefix}.v", h), r)
@@ -207,7 +212,7 @@ class TensorModel:
     def feed_forward(self, layer: int, x: Float) -> Float:
         """Return what the feed-forward block adds to ``x`` (positions, hidden)."""
         prefix = f"layers.{layer}"
-        r, h = self.norm(x), fixed(x)
+        r, h = self.norm(x), self.entering(f"{prefix}.ffn", x)
         gate = fp.mul(self.linear(f"{prefix}.gate", h), r)
         up = fp.mul(self.linear(f"{prefix}.up", h), r)
         sigmoid = fp.recip(fp.add(fp.exp2(fp.mul(gate, MINUS_LOG2E)), ONE))
@@ -233,7 +238,7 @@ class TensorModel:
             x = fp.add(self.attention(layer, x), x)
             x = fp.add(self.feed_forward(layer, x), x)
         self.position += len(tokens)
-        return fp.mul(self.linear("head", fixed(x)), self.norm(x))
+        return fp.mul(self.linear("head", self.entering("final", x)), self.norm(x))
 
     def step(self, token: int) -> Float:
         """Feed one token; return the logits (vocab,), as ``feed`` does."""

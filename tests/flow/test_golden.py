@@ -25,13 +25,16 @@ SHAPES = {
         "hidden": 48, "heads": 4, "kv_heads": 2, "head_dim": 12, "ffn": 64, "vocab": 50,
         "biased": True,
     },
+    "gains apart from weights": {
+        "hidden": 136, "heads": 4, "kv_heads": 2, "head_dim": 12, "ffn": 64, "vocab": 50,
+    },
 }  # fmt: skip
 
 
 @pytest.fixture(params=SHAPES, ids=list(SHAPES))
 def shape(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Program]:
     """Return a random model's folder and program."""
-    layers = 3 if request.param == "odd" else 1
+    layers = {"odd": 3, "gains apart from weights": 2}.get(request.param, 1)
     sizes = SHAPES[request.param]
     write_random_llama(tmp_path, **sizes, layers=layers, tied=False, seed=5)
     return tmp_path, compile_model(load_checkpoint(tmp_path), load_config("small"), 64)

@@ -1,5 +1,7 @@
 """A block of positions leaves the cache as token after token would, to the bit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from models import write_random_llama
@@ -16,18 +18,25 @@ from waterclock.sim.engines import feeds
 SEED = 5
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Program:
-    """Heads that share vectors, a hidden size of three vectors, padding in the feed-forward."""
+def _program(folder: Path, hidden: int) -> Program:
     print(f"seed {SEED}")
-    folder = write_random_llama(
-        tmp_path_factory.mktemp("model"), hidden=48, heads=4, kv_heads=2, head_dim=8, ffn=40,
-        vocab=50, layers=2, tied=False, seed=SEED, context=96,
+    write_random_llama(
+        folder, hidden=hidden, heads=4, kv_heads=2, head_dim=8, ffn=40, vocab=50, layers=2,
+        tied=False, seed=SEED, context=96,
     )  # fmt: skip
     return compile_model(load_checkpoint(folder), load_config("small"), prefill=True)
 
 
-def test_logits_after_blocks_are_those_of_the_tensor_model(program):
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Program:
+    """Heads that share vectors, a hidden size of three vectors, padding in the feed-forward."""
+    return _program(tmp_path_factory.mktemp("model"), 48)
+
+
+@pytest.mark.parametrize("hidden", [48, 136], ids=["gains in weights", "gains apart"])
+def test_logits_after_blocks_are_those_of_the_tensor_model(tmp_path, hidden):
+    program = _program(tmp_path, hidden)
+    assert ("final.gain" in program.tensors) == (hidden == 136)
     prompt = np.random.default_rng(SEED).integers(0, 50, 59).tolist()  # the last block is not full
     result = api.run(program, prompt, 3, "golden")
     assert result.exact

@@ -12,7 +12,8 @@ from shared import smollm2, stories260k
 from waterclock.api import loaded, tokenizer_of
 from waterclock.compiler.checkpoint import Checkpoint, load_checkpoint
 from waterclock.compiler.compile import compile_model
-from waterclock.compiler.quantise import Inputs, quantise, quantise_rows
+from waterclock.compiler.quantise import quantise
+from waterclock.compiler.rounding import Inputs, quantise_rows
 from waterclock.compiler.source import load_source
 from waterclock.conversation import question
 from waterclock.isa.config import load_config

@@ -74,6 +74,26 @@ def test_reset_starts_again_from_position_zero(reference):
     np.testing.assert_allclose(second, first, atol=2e-5)
 
 
+def test_moments_are_those_of_what_enters_the_matrices(reference):
+    model = reference.model
+    texts = [random_ids(reference, 9), random_ids(reference, 5)]
+    moments = reference.moments(texts)
+    size, group = model.head_dim, model.heads // model.kv_heads
+    for layer in range(model.layers):
+        name = f"layers.{layer}."
+        # What enters o is what values make of the mixed inputs.
+        values = model.tensors[name + "v"] * model.tensors[name + "attn_norm"].astype(np.float64)
+        blocks = moments[name + "o"].reshape(model.kv_heads, group, size, -1, group, size)
+        for head, rows in enumerate(np.split(values, model.kv_heads)):
+            mixed = sum(blocks[head, member, :, head, member] for member in range(group))
+            np.testing.assert_allclose(rows @ moments[name + "v"][head] @ rows.T, mixed, atol=1e-9)
+    # The head's inputs are normalised.
+    np.testing.assert_allclose(np.trace(moments["final"]), len(moments["final"]), rtol=1e-4)
+    # Twice the same texts are the same text.
+    for name, found in reference.moments(texts * 2).items():
+        np.testing.assert_allclose(found, moments[name], rtol=1e-9)
+
+
 def test_generate_takes_the_best_token_and_reports_its_lead(reference):
     prompt = random_ids(reference, 5)
     ids, gaps = reference.generate(prompt, 12)
