@@ -158,7 +158,8 @@ def to_segment(
 def _fixed(m: Module, a: Unpacked, amount: Value) -> Value:
     """Return a in units of 2^-25, rounded: 9 bits of integer, signed, above 25 of fraction."""
     size, fixed = Signal(33), Signal(34)
-    m.d.comb += size.eq(Cat(C(0, 9), a.significand) >> amount)
+    # What is zero need not be told apart: it goes down by 63 places.
+    m.d.comb += size.eq(Cat(C(0, 9), a.fraction, C(1, 1)) >> amount)
     m.d.comb += fixed.eq(Cat(size, C(0, 1)) ^ a.sign.replicate(34))
     total = Signal(35)
     m.d.comb += total.eq(fixed.as_signed() + Mux(a.sign, 2, 1))
