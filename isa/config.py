@@ -45,6 +45,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "imem_words": (64, 65536),
     "loops": (0, 2),
     "paths": (4, 64),
+    "alu_cycles": (4, 8),
 }
 
 
@@ -71,6 +72,7 @@ class Config:
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
     sxm: bool  #: whether there are SXMs; without, their columns only pass streams on
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
+    alu_cycles: int  #: cycles of an arithmetic VXM operation, see ``isa/vxm.py``
     imem_words: int  #: words of instruction memory a queue
     imem_words_of: tuple[tuple[str, int], ...]  #: kinds of queues that have more, and how many
     loops: int  #: levels of Loop that queues know, 0 for none

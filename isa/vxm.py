@@ -7,8 +7,9 @@ the VXM's column if it has a target. So operations chain without memory: the con
 the very cycle in which the result stands on the bus.
 
 Sources and targets narrower than 32 bits take fewer streams: an i8 any one stream, an f16 two.
-Moves, and the operations of ``SIMPLE`` features, take one cycle, the others four; two results of
-one ALU must not fall into one cycle. The arithmetic is defined, to the bit, by the functions of
+Moves, and the operations of ``SIMPLE`` features, take one cycle, the others ``alu_cycles`` of the
+configuration: a clock that is to be fast on an FPGA needs more of them. Two results of one ALU must
+not fall into one cycle. The arithmetic is defined, to the bit, by the functions of
 ``isa/numerics.py`` that have the names of the mnemonics.
 """
 
@@ -21,15 +22,18 @@ IMM_BITS = 32
 #: Features whose operations are not pipelined.
 SIMPLE = "ibh"
 
+#: Cycles of each level of a reduction by fp32 addition.
+SUM_CYCLES = 4
+
 
 def simple_latency(_: Config) -> int:
     """Return the cycles of an operation that is not pipelined."""
     return 1
 
 
-def pipelined_latency(_: Config) -> int:
+def pipelined_latency(config: Config) -> int:
     """Return the cycles of arithmetic that is pipelined."""
-    return 4
+    return config.alu_cycles
 
 
 def reduce_latency(config: Config) -> int:
@@ -38,8 +42,8 @@ def reduce_latency(config: Config) -> int:
 
 
 def reduce_sum_latency(config: Config) -> int:
-    """Return the cycles of a reduction by fp32 addition: four a level, and the superlanes."""
-    return config.superlanes - 1 + 4 * config.levels
+    """Return the cycles of a reduction by fp32 addition, and of crossing the superlanes."""
+    return config.superlanes - 1 + SUM_CYCLES * config.levels
 
 
 #: Which feature of an ALU (see ``config.ALU_FEATURES``) an operation needs; "" for none.

@@ -3,9 +3,11 @@
 Both bring a number to a unit (of the larger operand, of the result), add, and bring the sum to
 fp32; so they share what is large, the shifter down and the one up:
 
-    stage 1    operands
-    stage 2    a shifted down, to be added to the other number, to nothing, or to the exponent
-    stage 3    the sum, which has to be normalised and rounded, or is the result of a conversion
+    operands
+    ordered    (optional) the larger and the smaller one, and how far the smaller goes down
+    aligned    a shifted down, to be added to the other number, to nothing, or to the exponent
+    added      (optional) the sum
+    normal     the sum, normalised, to be rounded, or the result of a conversion
 """
 
 from amaranth import *
@@ -16,13 +18,12 @@ from waterclock.isa.numerics import F16_NAN
 from waterclock.rtl.fp import (
     BIAS,
     F16_BIAS,
-    STAGES,
+    Pipeline,
     Unpacked,
     normalise,
     pack,
     round_up,
     shift_right,
-    stage,
 )
 
 #: What the first stage finds; ``large`` and ``addend`` are added, with ``carry``. ``inf`` tells
@@ -34,9 +35,14 @@ _ONE = BIAS - F16_BIAS  #: the exponent of fp32 that is none in an f16
 class AddConvert(wiring.Component):
     """fp32 a + b or a - b, or a conversion of a between fp32, f16, i32 and i8; see the flags.
 
+    Parameters
+    ----------
+    stages : int
+        Of the pipeline; three, and as many of ``OPTIONAL``.
+
     Members
     -------
-    enable : In(3)
+    enable : In(stages)
         Which stages take a value in this cycle.
     subtract : In(1)
         Whether b is negated; belongs, as all flags, to the operands.
@@ -47,38 +53,45 @@ class AddConvert(wiring.Component):
     a, b : In(32)
         Operands.
     result : Out(32)
-        Combinational from the third stage.
+        Combinational from the last stage.
     """
 
-    enable: In(STAGES)
-    subtract: In(1)
-    convert: In(1)
-    to_float: In(1)
-    half: In(1)
-    byte: In(1)
-    a: In(32)
-    b: In(32)
-    result: Out(32)
+    OPTIONAL = ("ordered", "added")
+
+    def __init__(self, stages: int):
+        flags = ("subtract", "convert", "to_float", "half", "byte")
+        super().__init__(
+            {"enable": In(stages)}
+            | {name: In(1) for name in flags}
+            | {"a": In(32), "b": In(32), "result": Out(32)}
+        )
 
     def elaborate(self, platform):
         m = Module()
+        pipeline = Pipeline(m, self.enable, self.OPTIONAL)
         flags = ("convert", "to_float", "half", "byte")
         s1 = {"a": self.a, "b": Cat(self.b[:31], self.b[31] ^ self.subtract)}
-        s1 = stage(m, self.enable[0], s1 | {name: getattr(self, name) for name in flags}, "s1")
+        s1 = pipeline.stage("operands", s1 | {name: getattr(self, name) for name in flags})
+        ordered = pipeline.stage("ordered", self._order(m, s1))
         found = {name: Signal(bits, name=name) for name, bits in _FOUND.items()}
-        self._unpack(m, s1, found)
-        s2 = {"narrow": s1["convert"] & ~s1["to_float"], "half": s1["half"], "byte": s1["byte"]}
+        self._align(m, ordered, found)
+        s2 = {"narrow": ordered["convert"] & ~ordered["to_float"]}
+        s2 |= {name: ordered[name] for name in ("half", "byte")}
         s2 |= {"zero_sign": found["sign"] & ~found["carry"]}
-        s2 = stage(m, self.enable[1], found | s2, "s2")
+        s2 = pipeline.stage("aligned", found | s2)
 
         total = Signal(32)
         m.d.comb += total.eq((Cat(C(1, 1), s2["large"]) + Cat(s2["carry"], s2["addend"]))[1:])
         names = ("sign", "exponent", "nan", "inf", "zero_sign", "narrow", "half", "byte")
-        s3 = stage(m, self.enable[2], {"total": total} | {name: s2[name] for name in names}, "s3")
+        kept = {name: s2[name] for name in names}
+        added = pipeline.stage("added", kept | {"total": total})
+        normal, places = normalise(m, added["total"], "normal_sum", ~added["narrow"])
+        kept = {name: added[name] for name in names}
+        s3 = pipeline.stage("normal", kept | {"normal": normal, "places": places})
 
-        normal, places = normalise(m, s3["total"], "normal")
+        normal = s3["normal"]
         exponent = Signal(signed(10), name="exponent_normal")
-        m.d.comb += exponent.eq(s3["exponent"] + 1 - places)
+        m.d.comb += exponent.eq(s3["exponent"] + 1 - s3["places"])
         s3["zero"] = ~normal[-1]
         number = pack(m, s3["sign"], exponent, normal[8:], normal[:8], s3)
         with m.If(s3["narrow"]):
@@ -87,11 +100,12 @@ class AddConvert(wiring.Component):
             m.d.comb += self.result.eq(number)
         return m
 
-    def _unpack(self, m: Module, s: dict[str, Signal], found: dict[str, Signal]) -> None:
+    def _order(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
+        """Return the larger and the smaller operand, and how far the smaller goes down."""
         a, b = Unpacked(m, s["a"], "a"), Unpacked(m, s["b"], "b")
         # The smaller operand comes to the exponent of the larger, a to the unit of its result.
         swap, opposite, normal = Signal(), a.sign ^ b.sign, Signal()
-        large, small, down, exponent, other = (
+        large, small, down, exponent, other, sign = (
             Signal(bits, name=name)
             for name, bits in (
                 ("larger", 24),
@@ -99,6 +113,7 @@ class AddConvert(wiring.Component):
                 ("down", 8),
                 ("upper", 8),
                 ("other", 8),
+                ("sign_of_larger", 1),
             )
         )
         m.d.comb += [
@@ -107,6 +122,7 @@ class AddConvert(wiring.Component):
             other.eq(Mux(swap, a.exponent, b.exponent)),
             large.eq(Mux(swap, b.significand, a.significand)),
             small.eq(Mux(swap, a.significand, b.significand)),
+            sign.eq(Mux(swap, b.sign, a.sign)),
             normal.eq(a.exponent > _ONE),
         ]
         # The hidden bit of fp32 counts 2^30. In an f16 it comes down by 20 places to bit 10 (above
@@ -118,39 +134,50 @@ class AddConvert(wiring.Component):
             m.d.comb += down.eq(20)
         with m.Else():
             m.d.comb += down.eq(unit - other)
-        shifted = Signal(33)
-        m.d.comb += shifted.eq(shift_right(m, Cat(C(0, 9), small), down, "shift"))
+        # What becomes of NaN and infinity, and the exponent field of an f16.
+        nan, inf, field = Signal(), Signal(), Signal(8)
+        with m.If(s["convert"]):
+            beyond = a.exponent >= Mux(s["half"], BIAS + 16, BIAS + 31)
+            m.d.comb += nan.eq(a.nan & ~s["to_float"])
+            m.d.comb += inf.eq(beyond & ~s["to_float"])
+        with m.Else():
+            m.d.comb += nan.eq(a.nan | b.nan | a.inf & b.inf & opposite)
+            m.d.comb += inf.eq(a.inf | b.inf)
+        m.d.comb += field.eq(Mux(normal, a.exponent - _ONE, 0))
+        ordered: dict[str, Value] = {name: s[name] for name in ("convert", "to_float", "half")}
+        ordered |= {"byte": s["byte"], "pattern": s["a"], "sign": sign, "opposite": opposite}
+        ordered |= {"exponent": exponent, "large": large, "small": small, "down": down}
+        return ordered | {"nan": nan, "inf": inf, "field": field}
 
-        up = round_up(shifted[2:], shifted[:2])
+    def _align(self, m: Module, s: dict[str, Signal], found: dict[str, Signal]) -> None:
+        """Shift the smaller operand down, and round an f16 or an integer."""
+        shifted, opposite = Signal(33), s["opposite"]
+        m.d.comb += shifted.eq(shift_right(m, Cat(C(0, 9), s["small"]), s["down"], "shift"))
+
+        up, sign = round_up(shifted[2:], shifted[:2]), s["pattern"][31]
+        m.d.comb += [found[name].eq(s[name]) for name in ("nan", "inf")]
         with m.If(~s["convert"]):
             aligned = Cat(C(0, 4), shifted[:7].any(), shifted[7:], C(0, 1))
             m.d.comb += [
-                found["sign"].eq(Mux(swap, b.sign, a.sign)),
-                found["exponent"].eq(exponent),
-                found["nan"].eq(a.nan | b.nan | a.inf & b.inf & opposite),
-                found["inf"].eq(a.inf | b.inf),
-                found["large"].eq(Cat(C(0, 7), large)),
+                found["sign"].eq(s["sign"]),
+                found["exponent"].eq(s["exponent"]),
+                found["large"].eq(Cat(C(0, 7), s["large"])),
                 found["addend"].eq(aligned ^ opposite.replicate(32)),
                 found["carry"].eq(opposite),
             ]
         with m.Elif(s["to_float"]):
-            self._other(m, s["a"], s["half"], found)
+            self._other(m, s["pattern"], s["half"], found)
         with m.Else():
-            m.d.comb += [
-                found["sign"].eq(a.sign),
-                found["nan"].eq(a.nan),
-                found["inf"].eq(a.exponent >= Mux(s["half"], BIAS + 16, BIAS + 31)),
-            ]
+            m.d.comb += found["sign"].eq(sign)
             with m.If(s["half"]):
-                field = Mux(normal, a.exponent - _ONE, 0)
-                m.d.comb += found["large"].eq(Cat(C(0, 10), field[:8]))
+                m.d.comb += found["large"].eq(Cat(C(0, 10), s["field"]))
                 m.d.comb += found["addend"].eq(shifted[2:12])
                 m.d.comb += found["carry"].eq(up)
             with m.Else():
                 # -(v + up) = ~v + (1 - up): one adder negates and rounds.
                 whole = Cat(shifted[2:], C(0, 1))
-                m.d.comb += found["addend"].eq(whole ^ a.sign.replicate(32))
-                m.d.comb += found["carry"].eq(up ^ a.sign)
+                m.d.comb += found["addend"].eq(whole ^ sign.replicate(32))
+                m.d.comb += found["carry"].eq(up ^ sign)
 
     def _other(self, m: Module, pattern: Value, half: Value, found: dict[str, Signal]) -> None:
         """Take an integer, or an f16 as an integer of 11 bits times a power of two."""
@@ -174,7 +201,7 @@ class AddConvert(wiring.Component):
 
     def _saturate(self, m: Module, s: dict[str, Signal]) -> None:
         """Give the sum as an f16, or as an integer."""
-        rounded, sign = s["total"], s["sign"]
+        rounded, sign = s["normal"], s["sign"]
         with m.If(s["half"]):
             with m.If(s["nan"]):
                 m.d.comb += self.result.eq(F16_NAN)

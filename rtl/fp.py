@@ -1,13 +1,16 @@
 """Arithmetic of one VXM lane: fp32 addition, multiplication (fp32 and integer), conversions.
 
 Every unit is a pipeline of three register stages: operands given in cycle t are registered in
-t + 1, t + 2 and t + 3, and the result is combinational in t + 3, so that the register that takes
-it holds it ``pipelined_latency`` = 4 cycles after the operands. ``enable`` has one bit for each
+t + 1, t + 2 and t + 3, and the result is combinational in t + 3. ``enable`` has one bit for each
 stage, high in the cycle at whose end the stage takes its value: the operands' cycle, the next
-and the one after. Registers that are not enabled keep their value.
+and the one after. Registers that are not enabled keep their value. Where the ISA says that
+operations take more than four cycles, some units have more stages (``Pipeline``), and the
+results of the others wait (``rtl/vxm_alu.py``).
 
 The rules of the numbers are those of isa/numerics.py, formulated here on their own.
 """
+
+from collections.abc import Sequence
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -52,6 +55,35 @@ def stage(m: Module, enable: Value, values: dict[str, Value], prefix: str) -> di
     return found
 
 
+class Pipeline:
+    """The register stages of a unit that may be deeper than three.
+
+    Parameters
+    ----------
+    enable : Value
+        A bit for each stage.
+    optional : sequence of str
+        Names of stages that only a deeper pipeline has, the first ones that it gets first.
+    """
+
+    def __init__(self, m: Module, enable: Value, optional: Sequence[str]):
+        self._m, self._enable = m, enable
+        self._absent = optional[len(enable) - STAGES :]
+        self._count = 0
+
+    def stage(self, name: str, values: dict[str, Value]) -> dict[str, Signal]:
+        """Return the registers of the next stage; the values themselves if it is absent."""
+        if name not in self._absent:
+            self._count += 1
+            return stage(self._m, self._enable[self._count - 1], values, name)
+        found = {
+            key: Signal(Value.cast(value).shape(), name=f"{name}_{key}")
+            for key, value in values.items()
+        }
+        self._m.d.comb += [found[key].eq(value) for key, value in values.items()]
+        return found
+
+
 def shift_right(m: Module, value: Value, amount: Value, name: str) -> Value:
     """Return ``value`` shifted right; its lowest bit is set if any lost bit was (sticky).
 
@@ -66,17 +98,21 @@ def shift_right(m: Module, value: Value, amount: Value, name: str) -> Value:
     return Mux(amount[5:].any(), value.any(), near)
 
 
-def normalise(m: Module, value: Value, name: str) -> tuple[Value, Value]:
+def normalise(
+    m: Module, value: Value, name: str, enable: Value | None = None
+) -> tuple[Value, Value]:
     """Return ``value`` shifted left until its highest bit is set, and the number of places.
 
-    A value of zero stays zero; the number then means nothing.
+    A value of zero stays zero; the number then means nothing. Without ``enable``, if there is
+    one, the value stays as it is.
     """
     places: list[Signal] = []
     for power in reversed(range((len(value) - 1).bit_length())):
         size = 1 << power
         empty = Signal(name=f"{name}_empty_{power}")
         step = Signal(len(value), name=f"{name}_{power}")
-        m.d.comb += empty.eq(~value[len(value) - size :].any())
+        is_empty = ~value[len(value) - size :].any()
+        m.d.comb += empty.eq(is_empty if enable is None else is_empty & enable)
         m.d.comb += step.eq(Mux(empty, Cat(C(0, size), value[: len(value) - size]), value))
         places.insert(0, empty)
         value = step
@@ -143,15 +179,15 @@ class Adder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        b = Cat(self.b[:31], self.b[31] ^ self.subtract)
-        s1 = stage(m, self.enable[0], {"a": self.a, "b": b}, "s1")
+        s1 = {"a": self.a, "b": Cat(self.b[:31], self.b[31] ^ self.subtract)}
+        s1["swap"] = self.b[:31] > self.a[:31]
+        s1 = stage(m, self.enable[0], s1, "s1")
 
         # Bring the smaller operand to the exponent of the larger, with guard, round and sticky.
         a, b = Unpacked(m, s1["a"], "a"), Unpacked(m, s1["b"], "b")
-        swap, sign, exponent, other = Signal(), Signal(), Signal(8), Signal(8)
+        swap, sign, exponent, other = s1["swap"], Signal(), Signal(8), Signal(8)
         large, small, difference = Signal(24), Signal(24), Signal(8)
         m.d.comb += [
-            swap.eq(s1["b"][:31] > s1["a"][:31]),
             sign.eq(Mux(swap, b.sign, a.sign)),
             exponent.eq(Mux(swap, b.exponent, a.exponent)),
             other.eq(Mux(swap, a.exponent, b.exponent)),
@@ -166,17 +202,20 @@ class Adder(wiring.Component):
         s2 |= {"nan": a.nan | b.nan | a.inf & b.inf & opposite, "inf": a.inf | b.inf}
         s2 = stage(m, self.enable[1], s2, "s2")
 
-        # Inverted, with a carry in, it is subtracted; what remains is positive.
+        # Inverted, with a carry in, it is subtracted; what remains is positive. It is normalised in
+        # the same stage: an addition is short on an FPGA, and what follows is not.
         total, minus = Signal(28), s2["opposite"]
         large, aligned = Cat(C(1, 1), C(0, 3), s2["large"]), Cat(minus, s2["aligned"], minus)
         m.d.comb += total.eq((large + aligned)[1:])
+        normal, places = normalise(m, total, "normal")
         s3 = {name: s2[name] for name in ("sign", "exponent", "nan", "inf")}
-        s3 |= {"total": total, "zero_sign": s2["sign"] & ~s2["opposite"]}
+        s3 |= {"normal": normal, "places": places}
+        s3 |= {"zero_sign": s2["sign"] & ~s2["opposite"]}
         s3 = stage(m, self.enable[2], s3, "s3")
 
-        normal, places = normalise(m, s3["total"], "normal")
+        normal = s3["normal"]
         exponent = Signal(signed(10), name="exponent_normal")
-        m.d.comb += exponent.eq(s3["exponent"] + 1 - places)
+        m.d.comb += exponent.eq(s3["exponent"] + 1 - s3["places"])
         s3["zero"] = ~normal[-1]
         m.d.comb += self.result.eq(pack(m, s3["sign"], exponent, normal[4:], normal[:4], s3))
         return m

@@ -9,13 +9,10 @@ from numpy.typing import NDArray
 from waterclock.isa import icu
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, WORD_BITS, Instruction, instructions, word_bits
-from waterclock.rtl.part import field
+from waterclock.rtl.part import UNIT_BIT, field, is_unit
 from waterclock.rtl.sram import ID_BITS, SRAM, sram_image
 
 ADDRESS_BITS = 16
-
-#: Opcodes with a bit from here on are the unit's, the others the queue's own.
-UNIT_BIT = 3
 
 
 def launch_latency(_: Config) -> int:
@@ -166,7 +163,7 @@ class ICUQueue(wiring.Component):
         own = [op for op in known if op is not icu.Loop or self.config.loops]
         execute = {op: Signal(name=op.mnemonic) for op in own}
         with m.If(running):
-            m.d.comb += unit.eq(opcode[UNIT_BIT:].any())
+            m.d.comb += unit.eq(is_unit(opcode))
             m.d.comb += [signal.eq(opcode == op.opcode) for op, signal in execute.items()]
         m.d.sync += [running.eq(Mux(running, ~execute[icu.Halt], self.launch)), seen.eq(stay)]
         m.d.comb += self.halted.eq(~running)

@@ -9,7 +9,7 @@ from waterclock.isa import mem, signature
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, Instruction, instructions, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction
-from waterclock.rtl.part import field
+from waterclock.rtl.part import field, is_unit
 from waterclock.rtl.signature import hash_of
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
 from waterclock.rtl.sram import SRAM, TwoPortSRAM
@@ -34,8 +34,10 @@ def followed(m: Module, word: Value, kind: str, index: int) -> Value:
             m.d.comb += field(found, mem.Scatter, "lane").eq(
                 field(word, mem.Scatter, "lane") + index
             )
-    # An idle port keeps its zeros: they choose the path by which the host writes.
-    with m.If(opcode.any() & (opcode != mem.Scatter.opcode)):
+    # An idle port keeps its zeros: they choose the path by which the host writes. Scatter is told
+    # by the bit in which it is not Write: the word comes late in its cycle.
+    by_map = (opcode & (mem.Scatter.opcode ^ mem.Write.opcode)).any() & (kind == "mem_write")
+    with m.If(is_unit(opcode) & ~by_map):
         m.d.comb += field(found, *stream)[:2].eq(field(word, *stream)[:2] + index)
     return found
 

@@ -10,7 +10,7 @@ from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
 from waterclock.rtl.mem import BYTE, choose, path_index, streams_of_paths
-from waterclock.rtl.part import any_of, field
+from waterclock.rtl.part import any_of, field, is_unit
 from waterclock.rtl.signature import sum_of
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
 
@@ -164,12 +164,15 @@ class MEMGroup(wiring.Component):
         for index in range(config.group):
             for port, mapped in (("read", mem.Gather), ("write", mem.Scatter)):
                 word = getattr(self, f"{port}{index}_in")
-                by_map, code = word[:OPCODE_BITS] == mapped.opcode, field(word, mapped, "map")
+                plain = mem.Read if mapped is mem.Gather else mem.Write
+                opcode, code = word[:OPCODE_BITS], field(word, mapped, "map")
+                # Told by the bit in which they differ: the word comes late in its cycle.
+                by_map = is_unit(opcode) & (opcode & (mapped.opcode ^ plain.opcode)).any()
                 broken.append(by_map & (code[ID_BITS] != self.outward))
                 for mine in users[first:]:
                     mine.append((by_map, code[high]))
                 if mapped is mem.Scatter:
-                    active, code = word[:OPCODE_BITS].any(), field(word, mapped, "src")
+                    active, code = is_unit(opcode), field(word, mapped, "src")
                     broken.append(active & (code[ID_BITS] != self.outward))
                     for path, mine in enumerate(users):
                         mine.append((active & (code[:low] == path), code[high]))

@@ -4,8 +4,11 @@ A multiplier of an FPGA is 18 bits wide and there are few. A product of 24 x 24 
 18 x 18, and two of 6 bits by 24 and 18, which are sums of a few rows. With two such sums the
 special functions have c2 * u, a stage before they need the 18 x 18 bits for the slope times u:
 
-    stage 2    t = low * first + (high * second << 6), 6 bits times 24 and 18
-    stage 3    t + (x * y << 12), or the value of a segment +- x * y
+    operands
+    factors
+    short      (optional) t = low * first + (high * second << 6), 6 bits times 24 and 18
+    long       x and y, and what is to be added to their product
+    product    (optional) t + (x * y << 12), or the value of a segment +- x * y
 
 For that everything is brought to products of numbers without a sign. With u = r + 2^17, and
 ``rising`` only in the segment of exp2, the slope of isa/special.py is +-p with
@@ -31,14 +34,15 @@ from waterclock.isa.special import (
     Segment,
     coefficients,
 )
-from waterclock.rtl.fp import BIAS, STAGES, Unpacked, round_up, stage
-from waterclock.rtl.special import ADDRESS_BITS, to_segment
+from waterclock.rtl.fp import BIAS, Pipeline, Unpacked, round_up
+from waterclock.rtl.special import ADDRESS_BITS, shift_amount, to_segment
 
 LOW = 6  #: bits of a significand beyond the 18 of the multiplier
 WIDE = 18
 PRODUCT_LOW = 2 * LOW  #: place of the product of the upper bits
 C0_PLACE = 15  #: of c0 in the value of a segment, see isa/special.py
 N_PLACE = 20  #: of n
+SLIDE_PLACE = C0_PLACE + 2  #: of p, a quarter of whose units c0 has
 
 
 @lru_cache(maxsize=1)
@@ -73,9 +77,14 @@ def _plus_minus(x: Value, y: Value, minus: Value) -> Value:
 class MultiplySpecial(wiring.Component):
     """fp32 a * b, or 2^a, 1 / a, 1 / sqrt(a); a pipeline like those of ``rtl/fp.py``.
 
+    Parameters
+    ----------
+    stages : int
+        Of the pipeline; three, and as many of ``OPTIONAL``.
+
     Members
     -------
-    enable : In(3)
+    enable : In(stages)
         Which stages take a value in this cycle.
     special, exp2, rsqrt : In(1)
         Whether it is not the product but a special function, and which: reciprocal if neither;
@@ -83,37 +92,44 @@ class MultiplySpecial(wiring.Component):
     a, b : In(32)
         Operands.
     rom_address : Out(ADDRESS_BITS)
-        Address for a ``SpecialROM`` of ``shared_rom``, to be taken together with stage 2.
+        Address for a ``SpecialROM`` of ``shared_rom``, to be taken together with the factors.
     rom_word : In(WORD_BITS)
         What is there.
     result : Out(32)
-        Combinational from the third stage.
+        Combinational from the last stage.
     """
 
-    enable: In(STAGES)
-    special: In(1)
-    exp2: In(1)
-    rsqrt: In(1)
-    a: In(32)
-    b: In(32)
-    rom_address: Out(ADDRESS_BITS)
-    rom_word: In(WORD_BITS)
-    result: Out(32)
+    OPTIONAL = ("product", "short")
+
+    def __init__(self, stages: int):
+        super().__init__(
+            {"enable": In(stages)}
+            | {name: In(1) for name in ("special", "exp2", "rsqrt")}
+            | {"a": In(32), "b": In(32), "result": Out(32)}
+            | {"rom_address": Out(ADDRESS_BITS), "rom_word": In(WORD_BITS)}
+        )
 
     def elaborate(self, platform):
         m = Module()
+        pipeline = Pipeline(m, self.enable, self.OPTIONAL)
         names = ("special", "exp2", "rsqrt", "a", "b")
-        s1 = stage(m, self.enable[0], {name: getattr(self, name) for name in names}, "s1")
-        s2 = stage(m, self.enable[1], self._unpack(m, s1), "s2")
-        s3 = {name: s2[name] for name in ("special", "falling", "exponent", "sign")}
-        s3 |= {name: s2[name] for name in ("nan", "inf", "zero", "second")} | self._first(m, s2)
-        self._finish(m, stage(m, self.enable[2], s3, "s3"))
+        s1: dict[str, Value] = {name: getattr(self, name) for name in names}
+        s1 = pipeline.stage("operands", s1 | {"amount": shift_amount(self.a)})
+        s2 = pipeline.stage("factors", self._unpack(m, s1))
+        ends = ("special", "exponent", "sign", "nan", "inf", "zero")
+        names = (*ends, "falling", "second")
+        short = pipeline.stage("short", self._short(m, s2) | {name: s2[name] for name in names})
+        long = pipeline.stage("long", self._slope(m, short) | {name: short[name] for name in names})
+        product = self._multiply(m, long) | {name: long[name] for name in ends}
+        self._finish(m, pipeline.stage("product", product))
         return m
 
     def _unpack(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
         """Return the factors of the products, and what overrules the result."""
         a, b = Unpacked(m, s["a"], "a"), Unpacked(m, s["b"], "b")
-        segment, argument, exponent, found = to_segment(m, s["a"], s["exp2"], s["rsqrt"])
+        segment, argument, exponent, found = to_segment(
+            m, s["a"], s["amount"], s["exp2"], s["rsqrt"]
+        )
         m.d.comb += self.rom_address.eq(Cat(argument[R_BITS:], segment))
         sign, u, special = a.sign ^ b.sign, argument[:R_BITS], s["special"]
         product = {
@@ -133,10 +149,10 @@ class MultiplySpecial(wiring.Component):
             m.d.comb += chosen[name].eq(Mux(special, function[name], value))
         return chosen | {"falling": special & (segment != Segment.EXP2)}
 
-    def _first(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
-        """Multiply by short factors; return what is to be added to the long product, and x."""
+    def _short(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
+        """Multiply by short factors; return t and what else the slope is made of."""
         c0, e = self.rom_word[:C0_BITS], self.rom_word[C0_BITS : C0_BITS + C1_BITS]
-        c2, special, falling = self.rom_word[-C2_BITS:], s["special"], s["falling"]
+        c2, special = self.rom_word[-C2_BITS:], s["special"]
         low, high = Signal(LOW), Signal(LOW)
         m.d.comb += low.eq(Mux(special, c2[:LOW], s["low"]))
         m.d.comb += high.eq(Mux(special, c2[LOW:], s["first"][:LOW]))
@@ -145,29 +161,42 @@ class MultiplySpecial(wiring.Component):
             _short_product(m, low, s["first"], "short_first")
             + (_short_product(m, high, s["second"], "short_second") << LOW)
         )
-        # p, and the value of the segment at u = 0 but for c0's place: c0 -+ p * 2^17, +- the
-        # highest bit of p times u.
+        return {"t": t, "c0": c0, "e": e, "upper": s["first"][LOW:]}
+
+    def _slope(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
+        """Return what is to be added to the long product, and x."""
+        t, c0, e, special, falling = (s[name] for name in ("t", "c0", "e", "special", "falling"))
+        # p, and what makes of c0 the value of the segment at u = 0: -+ p * 2^17, +- the highest
+        # bit of p times u.
         p, bend = (
             Signal(C1_BITS - 1),
             Cat(t[R_BITS - 1 : R_BITS + C2_BITS], C(0, C1_BITS))[:C1_BITS],
         )
         m.d.comb += p.eq(_plus_minus(e, bend, falling)[1:])
-        slide, start = Signal(signed(C1_BITS)), Signal(C0_BITS + 1)
+        slide = Signal(signed(C1_BITS))
         m.d.comb += slide.eq(p - (Mux(p[WIDE], s["second"], 0) << 1))
-        m.d.comb += start.eq(Cat(c0[:2], _plus_minus(c0[2:], slide, ~falling)))
         return {
             "low": t[:PRODUCT_LOW],
-            "x": Mux(special, p[:WIDE], s["first"][LOW:]),
-            "sum": Mux(special, start << C0_PLACE, t[PRODUCT_LOW:]),
+            "x": Mux(special, p[:WIDE], s["upper"]),
+            "sum": Mux(special, c0 << C0_PLACE, t[PRODUCT_LOW:]),
+            "slide": Mux(special, slide, 0),
         }
 
-    def _finish(self, m: Module, s: dict[str, Signal]) -> None:
-        """Multiply by the long factors, normalise, round and pack."""
+    def _multiply(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
+        """Multiply by the long factors, and add what is to be added."""
         product, total = Signal(2 * WIDE), Signal(C0_BITS + C0_PLACE + 1)
-        special, falling = s["special"], s["falling"]
+        falling = s["falling"]
         m.d.comb += product.eq(s["x"] * s["second"])
-        m.d.comb += total.eq(_plus_minus(s["sum"], Cat(product, C(0, 1)), falling))
+        # The slide is added while the multiplier is at work.
+        start, base = Signal(len(total)), Cat(s["sum"], C(0, len(total)))[: len(total)]
+        slid = _plus_minus(base[SLIDE_PLACE:], s["slide"], ~falling)
+        m.d.comb += start.eq(Cat(base[:SLIDE_PLACE], slid))
+        m.d.comb += total.eq(_plus_minus(start, Cat(product, C(0, 1)), falling))
+        return {"low": s["low"], "total": total}
 
+    def _finish(self, m: Module, s: dict[str, Signal]) -> None:
+        """Normalise, round and pack."""
+        total, special = s["total"], s["special"]
         whole = Cat(s["low"], total[: 2 * WIDE])
         top, kept, lost = whole[47], Signal(25), Signal(2)
         with m.If(special):

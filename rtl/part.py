@@ -12,12 +12,19 @@ from waterclock.isa.spec import Instruction
 
 Nets = dict[str, Signal]
 
+UNIT_BIT = 3  #: opcodes below 1 << UNIT_BIT belong to the ICU, those above to a unit
+
 
 def field(word: Value, op: type[Instruction], name: str) -> Value:
     """Return an operand's field of an instruction word, with its sign if it has one."""
     spec = next(spec for spec in op.operands if spec.name == name)
     found = word[spec.low : spec.low + spec.bits]
     return found.as_signed() if spec.signed else found
+
+
+def is_unit(opcode: Value) -> Value:
+    """Tell whether an opcode is that of a unit's instruction: sooner known than which one."""
+    return opcode[UNIT_BIT:].any()
 
 
 def any_of(values: Iterable[Value]) -> Value:

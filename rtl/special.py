@@ -97,10 +97,16 @@ def _looked_up(bits: Sequence[int], address: Value) -> Value:
     return Mux(address[half.bit_length() - 1], high, low)
 
 
+def shift_amount(pattern: Value) -> Value:
+    """Return how far 2^7 as a significand goes down to that of an fp32 pattern: 63 at most."""
+    down = (BIAS + 6 - pattern[23:31])[:8]
+    return Mux(down[6:].any(), 63, down[:6])
+
+
 def to_segment(
-    m: Module, pattern: Value, exp2: Value, rsqrt: Value
+    m: Module, pattern: Value, amount: Value, exp2: Value, rsqrt: Value
 ) -> tuple[Signal, Signal, Signal, dict[str, Signal]]:
-    """Bring an operand to a segment of the tables.
+    """Bring an operand to a segment of the tables; ``amount`` is its ``shift_amount``.
 
     Returns
     -------
@@ -119,7 +125,7 @@ def to_segment(
     }
     m.d.comb += found["nan"].eq(a.nan)
     with m.If(exp2):
-        fixed = _fixed(m, a)
+        fixed = _fixed(m, a, amount)
         m.d.comb += [
             segment.eq(Segment.EXP2),
             argument.eq(fixed[:U_BITS]),
@@ -149,13 +155,11 @@ def to_segment(
     return segment, argument, exponent, found
 
 
-def _fixed(m: Module, a: Unpacked) -> Value:
+def _fixed(m: Module, a: Unpacked, amount: Value) -> Value:
     """Return a in units of 2^-25, rounded: 9 bits of integer, signed, above 25 of fraction."""
-    down, fixed = Signal(8), Signal(34)
-    m.d.comb += down.eq(BIAS + 6 - a.exponent)
-    amount = Mux(down[6:].any(), 63, down[:6])
-    size = Signal(33)
-    m.d.comb += size.eq(Cat(C(0, 9), a.significand) >> amount)
+    size, fixed = Signal(33), Signal(34)
+    # What is zero need not be told apart: it goes down by 63 places.
+    m.d.comb += size.eq(Cat(C(0, 9), a.fraction, C(1, 1)) >> amount)
     m.d.comb += fixed.eq(Cat(size, C(0, 1)) ^ a.sign.replicate(34))
     total = Signal(35)
     m.d.comb += total.eq(fixed.as_signed() + Mux(a.sign, 2, 1))
@@ -191,10 +195,12 @@ class SpecialFunctions(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        s1 = {"a": self.a, "exp2": self.exp2, "rsqrt": self.rsqrt}
+        s1 = {"a": self.a, "amount": shift_amount(self.a), "exp2": self.exp2, "rsqrt": self.rsqrt}
         s1 = stage(m, self.enable[0], s1, "s1")
 
-        segment, argument, exponent, found = to_segment(m, s1["a"], s1["exp2"], s1["rsqrt"])
+        segment, argument, exponent, found = to_segment(
+            m, s1["a"], s1["amount"], s1["exp2"], s1["rsqrt"]
+        )
         m.d.comb += self.rom_address.eq(Cat(argument[R_BITS:], segment))
         # Inverting the highest bit subtracts half an interval.
         r = Cat(argument[: R_BITS - 1], ~argument[R_BITS - 1]).as_signed()

@@ -30,9 +30,8 @@ from waterclock.isa.streams import (
     TARGET_BITS,
     Direction,
 )
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE
-from waterclock.rtl.fp import STAGES
-from waterclock.rtl.part import field
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE, pipelined_latency
+from waterclock.rtl.part import field, is_unit
 from waterclock.rtl.vxm_alu import ADD, add_unit, alu_parts, held_operands, simple_part, units
 from waterclock.rtl.vxm_reduce import VXMReducer
 from waterclock.rtl.vxm_simple import one_of
@@ -54,7 +53,7 @@ def vxm_parts(config: Config) -> dict[str, wiring.Component]:
     }
     parts = tile | alu_parts(config)
     if ADD.part not in parts:  # the reducer has them as well
-        parts[ADD.part] = ADD.component()
+        parts[ADD.part] = ADD.make(config)
     return parts
 
 
@@ -86,10 +85,28 @@ def _by_lane(group: Value, lanes: range, first: int = 0) -> Value:
     return Cat(plane.word_select(lane, BYTE) for lane in lanes for plane in planes)
 
 
+def _decoded(m: Module, name: str, **values: Value) -> list[Signal]:
+    """Return registers with ``values`` of the cycle before: what a coming instruction means."""
+    found = [Signal(len(value), name=f"{name}_{what}") for what, value in values.items()]
+    m.d.sync += [register.eq(value) for register, value in zip(found, values.values(), strict=True)]
+    return found
+
+
 def _promise(m: Module, broken: Value, message: str | Format) -> None:
     """Stop a simulation when a promise is broken; cheap for a simulator while it is not."""
     with m.If(broken):
         m.d.sync += Assert(0, message)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """An operand of the instruction that comes next: what chooses its value is registered."""
+
+    word: Value
+    op: type[Instruction]  #: one that has the operand
+    operand: str
+    active: Value  #: whether there is an instruction
+    narrow: set[int]  #: which spans below a whole group occur
 
 
 @dataclasses.dataclass
@@ -130,8 +147,9 @@ class VXMTile(wiring.Component):
 
     Timing
     ------
-    Instructions are registered; sources are combinational from that register. A result enters
-    the bus, and the column, ``latency`` cycles after issue.
+    Instructions are registered, and with them what they mean: sources are combinational from
+    registers that choose them. A result enters the bus, and the column, ``latency`` cycles after
+    issue.
     """
 
     def __init__(self, config: Config):
@@ -182,53 +200,61 @@ class VXMTile(wiring.Component):
         word = Signal(word_bits("alu"), name=name)
         m.d.sync += word.eq(getattr(self, f"{name}_in"))
         m.d.comb += getattr(self, f"{name}_out").eq(word)
-        opcode, a_code, b_code, target, imm = (
-            word[:OPCODE_BITS],
-            *(field(word, OPS["mov"], name) for name in ("a", "b", "dst", "imm")),
+        a_code, b_code, target, imm = (
+            field(word, OPS["mov"], name) for name in ("a", "b", "dst", "imm")
         )
+        coming = getattr(self, f"{name}_in")
+        opcode = coming[:OPCODE_BITS]
         known = [op for op in OPS.values() if FEATURE[op] in features]
 
         def which(ops: Iterable[type[Instruction]]) -> Value:
             return one_of(opcode, ops)
 
-        def spans(operand: str) -> list[Value]:
-            return [which(op for op in known if _span(op, operand) == size) for size in (1, 2, 4)]
+        def spans(operand: str) -> Value:
+            return Cat(which(op for op in known if _span(op, operand) == x) for x in (1, 2, 4))
 
-        active, legal, binary, simple = (
-            Signal(name=f"{name}_{what}") for what in ("active", "legal", "binary", "simple")
+        active, legal, binary, simple, a_span, span = _decoded(
+            m,
+            name,
+            active=opcode.any(),
+            legal=which(known),
+            binary=which(op for op in known if ARITY[op] == 2),
+            simple=which(op for op in known if FEATURE[op] in SIMPLE),
+            a_span=spans("a"),
+            span=spans("dst"),
         )
-        m.d.comb += [
-            active.eq(opcode.any()),
-            legal.eq(which(known)),
-            binary.eq(which(op for op in known if ARITY[op] == 2)),
-            simple.eq(which(op for op in known if FEATURE[op] in SIMPLE)),
-        ]
-        a_span, span = Signal(3, name=f"{name}_a_span"), Signal(3, name=f"{name}_span")
-        m.d.comb += [a_span.eq(Cat(spans("a"))), span.eq(Cat(spans("dst")))]
         narrow = {_span(op, "a") for op in known} - {GROUP}
-        a, a_wrong = self._source(m, f"{name}_a", active, a_code, a_span, imm, narrow)
-        b, b_wrong = self._source(m, f"{name}_b", binary, b_code, C(GROUP, 3), imm, set())
+        some, any_op = OPS["mov"], is_unit(opcode)
+        source = _Source(coming, some, "a", any_op, narrow)
+        a, a_wrong = self._source(m, f"{name}_a", source, a_code, a_span, imm)
+        # Also of an operation of one value: whether it is one is known late.
+        source = _Source(coming, some, "b", any_op, set())
+        b, b_wrong = self._source(m, f"{name}_b", source, b_code, C(GROUP, 3), imm)
 
         found = Signal(wide, name=f"{name}_simple_result")
-        held = held_operands(m, name, simple, Cat(a, b, imm, Mux(simple, opcode, 0)))
+        held = held_operands(m, name, simple, Cat(a, b, imm))
         m.submodules[f"{name}_simple"] = Instance(
             simple_part(features),
+            i_clk=ClockSignal(),
+            i_rst=ResetSignal(),
+            i_opcode=opcode,
             i_a=held[:wide],
             i_b=held[wide : 2 * wide],
-            i_imm=held[2 * wide : 2 * wide + len(imm)],
-            i_opcode=held[2 * wide + len(imm) :],
+            i_imm=held[2 * wide :],
             o_result=found,
         )
         # Of all results of an ALU in one cycle the schedule allows one.
         ends = [(simple, found)]
         pipelined = units(features)
         for unit in pipelined:
-            issue = which(op for op in known if FEATURE[op] and FEATURE[op] in unit.features)
-            ends.append(add_unit(m, unit, f"{name}_{unit.features}", issue, opcode, a, b))
+            mine = which(op for op in known if FEATURE[op] and FEATURE[op] in unit.features)
+            ends.append(
+                add_unit(m, self.config, unit, f"{name}_{unit.features}", mine, opcode, a, b)
+            )
         result = self._result(name)
         issued = Cat(span, target)
         arriving = issued
-        for step in range(STAGES if pipelined else 0):
+        for step in range(pipelined_latency(self.config) - 1 if pipelined else 0):
             delayed = Signal(len(issued), name=f"{name}_target_{step}", reset_less=True)
             m.d.sync += delayed.eq(arriving)
             arriving = delayed
@@ -255,13 +281,14 @@ class VXMTile(wiring.Component):
         word = Signal(word_bits("reduce"), name="reduce")
         m.d.sync += word.eq(self.reduce_in)
         m.d.comb += self.reduce_out.eq(word)
-        opcode = word[:OPCODE_BITS]
+        opcode = self.reduce_in[:OPCODE_BITS]
         some = REDUCTIONS["rsum"]
-        source, target = (field(word, some, name) for name in ("a", "dst"))
-        active, legal = Signal(name="reduce_active"), Signal(name="reduce_legal")
-        m.d.comb += active.eq(opcode.any())
-        m.d.comb += legal.eq(one_of(opcode, REDUCTIONS.values()))
-        value, wrong = self._source(m, "reduce_a", active, source, C(GROUP, 3), None, set())
+        code, target = (field(word, some, name) for name in ("a", "dst"))
+        active, legal = _decoded(
+            m, "reduce", active=opcode.any(), legal=one_of(opcode, REDUCTIONS.values())
+        )
+        source = _Source(self.reduce_in, some, "a", is_unit(opcode), set())
+        value, wrong = self._source(m, "reduce_a", source, code, C(GROUP, 3), None)
         m.d.comb += self.reduce_operand.eq(value)
         result = self._result("reduce")
         m.d.comb += [
@@ -288,16 +315,14 @@ class VXMTile(wiring.Component):
         self,
         m: Module,
         name: str,
-        active: Value,
+        source: _Source,
         code: Value,
         span: Value,
         imm: Value | None,
-        narrow: set[int],
     ) -> tuple[Signal, Value]:
         """Fetch a source; return its value and whether it breaks a promise.
 
-        A narrow value comes to the low bytes; the others then mean nothing. ``narrow`` tells
-        which spans below a whole group occur.
+        A narrow value comes to the low bytes; the others then mean nothing.
 
         What is wide comes from one Switch, for a simulator and for a table of LUTs the
         cheapest form. What is the same for all lanes joins it afterwards.
@@ -307,27 +332,47 @@ class VXMTile(wiring.Component):
         streams = Signal(wide, name=f"{name}_streams")
         common = Signal(VALUE_BITS, name=f"{name}_common")
         number, kind = code[:ID_BITS], code[ID_BITS:]
-        alus = len(self.config.alus)
-        with m.Switch(Cat(code, active)):
-            for first in range(0, 2 * self.config.streams, GROUP):
-                direction, low = divmod(first, self.config.streams)
+        alus, groups = len(self.config.alus), 2 * self.config.streams // GROUP
+        # Number of the wide value, 0 for none; then whether it is the reducer's or the immediate.
+        choice = Signal(range(groups + alus + 1), name=f"{name}_choice")
+        reduced, immediate, stream = (
+            Signal(name=f"{name}_from_{what}") for what in ("reducer", "imm", "stream")
+        )
+        m.d.sync += [signal.eq(0) for signal in (choice, reduced, immediate, stream)]
+        coming = field(source.word, source.op, source.operand)
+        with m.Switch(Cat(coming, source.active)):
+            for group in range(groups):
+                direction, low = divmod(group * GROUP, self.config.streams)
                 at = f"{direction << ID_BITS - 2 | low // GROUP:0{SOURCE_BITS - 2}b}"
-                group = self.column[direction].word_select(low // GROUP, wide)
                 with m.Case(f"1{at}--"):
+                    m.d.sync += [choice.eq(1 + group), stream.eq(1)]
+            for index in range(alus):
+                with m.Case(1 << SOURCE_BITS | SOURCE_ALU + index):
+                    m.d.sync += choice.eq(1 + groups + index)
+            with m.Case(1 << SOURCE_BITS | SOURCE_ALU + alus):
+                m.d.sync += reduced.eq(1)
+            if imm is not None:
+                with m.Case(f"1{SOURCE_IMM >> ID_BITS:b}" + "-" * ID_BITS):
+                    m.d.sync += immediate.eq(1)
+        narrow = source.narrow
+        with m.Switch(choice):
+            for index in range(groups):
+                direction, low = divmod(index * GROUP, self.config.streams)
+                group = self.column[direction].word_select(low // GROUP, wide)
+                with m.Case(1 + index):
                     m.d.comb += streams.eq(group)
                     m.d.comb += wide_value.eq(_by_lane(group, lanes, max(narrow, default=0)))
             for index in range(alus):
-                with m.Case(1 << SOURCE_BITS | SOURCE_ALU + index):
+                with m.Case(1 + groups + index):
                     m.d.comb += wide_value.eq(self.buses[index])
-        with m.Switch(Cat(code, active)):
-            with m.Case(1 << SOURCE_BITS | SOURCE_ALU + alus):
-                m.d.comb += common.eq(self.buses[alus][:VALUE_BITS])
-            if imm is not None:
-                with m.Case(f"1{SOURCE_IMM >> ID_BITS:b}" + "-" * ID_BITS):
-                    m.d.comb += common.eq(imm)
+        with m.If(reduced):
+            m.d.comb += common.eq(self.buses[alus][:VALUE_BITS])
+        if imm is not None:
+            with m.If(immediate):
+                m.d.comb += common.eq(imm)
         joined = wide_value | Cat(common for _ in lanes)
         if narrow:
-            joined = joined | self._narrow(m, name, active & ~kind[1], streams, number, narrow)
+            joined = joined | self._narrow(m, name, stream, streams, number, narrow)
         m.d.comb += value.eq(joined)
 
         wrong, held = Signal(name=f"{name}_wrong"), Signal(1 << ID_BITS, name=f"{name}_held")

@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 from waterclock.isa.config import Config
 from waterclock.isa.special import WORD_BITS
 from waterclock.isa.special import rom as special_rom
-from waterclock.isa.vxm import SIMPLE
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, SIMPLE, pipelined_latency
 from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
 from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
@@ -29,14 +29,29 @@ class Unit:
 
     features: str  #: whose operations it does
     part: str
-    component: type[wiring.Component]
+    component: Callable[..., wiring.Component]
     flags: dict[str, tuple[str, ...]]  #: mnemonics for which the input is high, by input
     rom: Callable[[], Sequence[int]] | None = None  #: words of its table
+    optional: Sequence[str] | None = None  #: stages beyond three, of those that take a number
 
     @property
     def rom_part(self) -> str:
         """Name of the part that holds its table for all lanes."""
         return f"{self.part}_rom"
+
+    @property
+    def binary(self) -> bool:
+        """Whether there is an operation of two values."""
+        mine = (op for op in OPS.values() if FEATURE[op] and FEATURE[op] in self.features)
+        return any(ARITY[op] == 2 for op in mine)
+
+    def stages(self, config: Config) -> int:
+        """Return the number of its register stages; the register of the result is another one."""
+        return min(pipelined_latency(config) - 1, STAGES + len(self.optional or ()))
+
+    def make(self, config: Config) -> wiring.Component:
+        """Return the component of one lane."""
+        return self.component() if self.optional is None else self.component(self.stages(config))
 
 
 ADD = Unit("a", "vxm_add", Adder, {"subtract": ("fsub",)})
@@ -56,6 +71,7 @@ ADD_CONVERT = Unit(
         "convert": ("f32_to_f16", "f16_to_f32", "f32_to_i32", "i32_to_f32", "f32_to_i8"),
         **_FORMATS,
     },
+    optional=AddConvert.OPTIONAL,
 )
 SPECIAL = Unit(
     "s", "vxm_special", SpecialFunctions, {"exp2": ("exp2",), "rsqrt": ("rsqrt",)}, special_rom
@@ -66,6 +82,7 @@ MULTIPLY_SPECIAL = Unit(
     MultiplySpecial,
     {"special": ("exp2", "recip", "rsqrt"), "exp2": ("exp2",), "rsqrt": ("rsqrt",)},
     shared_rom,
+    MultiplySpecial.OPTIONAL,
 )
 
 
@@ -93,7 +110,7 @@ def alu_parts(config: Config) -> dict[str, wiring.Component]:
         if simple_part(features) not in parts:
             parts[simple_part(features)] = SimpleALU(config.lanes, features)
     for unit in {unit.part: unit for features in config.alus for unit in units(features)}.values():
-        parts[unit.part] = unit.component()
+        parts[unit.part] = unit.make(config)
         if unit.rom:
             parts[unit.rom_part] = SpecialROM(config.lanes, unit.rom())
     return parts
@@ -127,35 +144,44 @@ def held_operands(m: Module, name: str, busy: Value, operands: Value) -> Signal:
 
 
 def add_unit(
-    m: Module, unit: Unit, name: str, issue: Value, opcode: Value, a: Value, b: Value
-) -> tuple[Signal, Signal]:
+    m: Module,
+    config: Config,
+    unit: Unit,
+    name: str,
+    coming: Value,
+    opcode: Value,
+    a: Value,
+    b: Value,
+) -> tuple[Value, Value]:
     """Add all lanes of a pipelined unit.
 
     Parameters
     ----------
-    issue : 1 bit
-        Whether an operation of this unit is issued in this cycle.
+    coming : 1 bit
+        Whether an operation of this unit is issued in the next cycle.
+    opcode : OPCODE_BITS bits
+        That of the operation.
     a, b : lanes * 32 bits
-        Its operands.
+        Operands of the operation that is issued in this cycle.
 
     Returns
     -------
-    done : Signal()
-        High three cycles after ``issue``.
-    result : Signal(lanes * 32)
+    done : 1 bit
+        High in the cycle before that of the ALU's result bus.
+    result : lanes * 32 bits
         The result in that cycle.
     """
-    lanes = len(a) // 32
-    valid, result = Signal(STAGES, name=f"{name}_valid"), Signal(len(a), name=f"{name}_result")
-    enable, started = Signal(STAGES, name=f"{name}_enable"), Signal(name=f"{name}_issue")
-    m.d.comb += started.eq(issue)
+    lanes, stages, depth = len(a) // 32, unit.stages(config), pipelined_latency(config) - 1
+    valid, result = Signal(depth, name=f"{name}_valid"), Signal(len(a), name=f"{name}_result")
+    enable, started = Signal(stages, name=f"{name}_enable"), Signal(name=f"{name}_issue")
+    m.d.sync += started.eq(coming)
     m.d.comb += enable.eq(Cat(started, valid))
-    m.d.sync += valid.eq(enable)
+    m.d.sync += valid.eq(Cat(started, valid))
     clock = gated_clock(m, name, enable.any())
     flags: dict[str, Value] = {}
     for flag, mnemonics in unit.flags.items():
         flags[f"i_{flag}"] = Signal(name=f"{name}_{flag}")
-        m.d.comb += flags[f"i_{flag}"].eq(is_op(opcode, *mnemonics))
+        m.d.sync += flags[f"i_{flag}"].eq(is_op(opcode, *mnemonics))
     common = {"i_clk": clock, "i_rst": C(0, 1), "i_enable": enable} | flags
     if unit.rom:
         address = Signal(lanes * ADDRESS_BITS, name=f"{name}_address")
@@ -170,10 +196,16 @@ def add_unit(
         )
     for lane in range(lanes):
         ports = {"i_a": a.word_select(lane, 32), "o_result": result.word_select(lane, 32)}
-        if "b" in unit.component.__annotations__:
+        if unit.binary:
             ports["i_b"] = b.word_select(lane, 32)
         if unit.rom:
             ports["o_rom_address"] = address.word_select(lane, ADDRESS_BITS)
             ports["i_rom_word"] = words.word_select(lane, WORD_BITS)
         m.submodules[f"{name}_{lane}"] = Instance(unit.part, **common, **ports)
-    return valid[-1], result
+    waiting: Value = result
+    for step in range(stages, depth):
+        later = Signal(len(result), name=f"{name}_waiting_{step}", reset_less=True)
+        with m.If(valid[step - 1]):
+            m.d.sync += later.eq(waiting)
+        waiting = later
+    return valid[-1], waiting

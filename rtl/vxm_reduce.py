@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import TARGET_BITS
-from waterclock.isa.vxm import REDUCTIONS, pipelined_latency
+from waterclock.isa.vxm import REDUCTIONS, SUM_CYCLES
 from waterclock.rtl.fp import STAGES
 from waterclock.rtl.vxm_alu import gated_clock
 from waterclock.rtl.vxm_simple import Comparison, one_of
@@ -23,7 +23,7 @@ class VXMReducer(wiring.Component):
     """Sum, maximum and minimum over all lanes of the chip, by a tree over neighbouring lanes.
 
     Operands of superlane k wait superlanes - 1 - k cycles for the last one; a tree of adders
-    (four cycles a level) and one of comparators (one cycle a level) follow; the result for
+    (``SUM_CYCLES`` a level) and one of comparators (one cycle a level) follow; the result for
     superlane k waits k cycles.
 
     Parameters
@@ -107,8 +107,8 @@ class VXMReducer(wiring.Component):
         self, m: Module, start: Value, target: Value, vector: Value
     ) -> tuple[Value, Value, Value]:
         """Add the tree of adders; return valid, target and result for superlane 0."""
-        depth = 4 * self.config.levels - 1  # registers; the bus is the last one
-        assert pipelined_latency(self.config) == STAGES + 1
+        depth = SUM_CYCLES * self.config.levels - 1  # registers; the bus is the last one
+        assert SUM_CYCLES == STAGES + 1
         valid = Signal(depth)
         targets = Signal(depth * TARGET_BITS, reset_less=True)
         m.d.sync += valid.eq(Cat(start, valid))
@@ -116,7 +116,7 @@ class VXMReducer(wiring.Component):
             m.d.sync += targets.eq(Cat(target, targets))
         for level in range(self.config.levels):
             enable = Signal(STAGES, name=f"enable_{level}")
-            first = 4 * level  # stage of the whole pipeline from which the operands come
+            first = SUM_CYCLES * level  # stage of the whole pipeline from which the operands come
             m.d.comb += enable.eq(Cat(start, valid)[first : first + STAGES])
             clock = gated_clock(m, f"sum_{level}", enable.any())
             count = len(vector) // VALUE_BITS

@@ -81,7 +81,7 @@ class Comparison:
         def compare(x: Value, y: Value, difference: Value, facts: Value) -> Value:
             # As integers, negative numbers of fp32 are in reverse order.
             below = Mux(x[31] ^ y[31], x[31], difference[31] ^ (x[31] & floating))
-            equal = ~difference.any() | facts[0] & facts[1]
+            equal = (x == y) | facts[0] & facts[1]  # sooner there than the difference
             return Cat(~(below | equal | facts[2]), equal & ~facts[2])
 
         with m.If(active & floating):
@@ -100,7 +100,7 @@ class Comparison:
 
         def choose(a: Value, b: Value, order: Value, facts: Value) -> Value:
             first = self.is_first(order, smaller)
-            return one_or_nan(Mux(first, a, b), Mux(first, facts[0], facts[1]), facts[2])
+            return one_or_nan(first, a, b, facts)
 
         return each(choose, self._a, self._b, self.order, self.facts)
 
@@ -110,14 +110,22 @@ class Comparison:
         return Mux(smaller, ~order[0], order[0] | order[1])
 
 
-def one_or_nan(x: Value, tiny: Value, nan: Value) -> Value:
-    """Return a pattern of fp32, zero of its sign if it is ``tiny``; or NaN."""
-    kept = x[:31] & ~(tiny | nan).replicate(31)
-    return Cat(kept | nan.replicate(31) & C(NAN, 31), x[31] & ~nan)
+def one_or_nan(first: Value, a: Value, b: Value, facts: Value) -> Value:
+    """Return a pattern of fp32, a or b, zero of its sign if it is tiny; or NaN.
+
+    ``facts`` are those of ``Comparison``. What becomes of a and b is found while ``first`` is not
+    yet known.
+    """
+    nan = facts[2]
+
+    def kept(x: Value, tiny: Value) -> Value:
+        return Cat(x[:31] & ~(tiny | nan).replicate(31), x[31] & ~nan)
+
+    return Mux(first, kept(a, facts[0]), kept(b, facts[1])) | nan.replicate(32) & C(NAN, 32)
 
 
 class SimpleALU(wiring.Component):
-    """``mov`` and the operations of features, for all lanes of a superlane; combinational.
+    """``mov`` and the operations of features, for all lanes of a superlane.
 
     Parameters
     ----------
@@ -128,12 +136,13 @@ class SimpleALU(wiring.Component):
     Members
     -------
     opcode : In(OPCODE_BITS)
-        Operation; the result is zero for any other.
+        Operation of the next cycle; the result is zero for any other.
     a, b : In(lanes * 32)
         Operands.
     imm : In(32)
         The instruction's immediate, for ``select``.
     result : Out(lanes * 32)
+        Combinational from the operands.
     """
 
     def __init__(self, lanes: int, features: str):
@@ -154,7 +163,7 @@ class SimpleALU(wiring.Component):
 
         def flag(name: str, *mnemonics: str) -> Signal:
             found = Signal(name=name)
-            m.d.comb += found.eq(is_op(self.opcode, *mnemonics))
+            m.d.sync += found.eq(is_op(self.opcode, *mnemonics))
             return found
 
         results = [(flag("logic", "mov", "and", "or", "xor"), self._logic(flag))]
@@ -207,8 +216,7 @@ class SimpleALU(wiring.Component):
         def choose(a: Value, b: Value, order: Value, facts: Value) -> Value:
             # Of an integer that is selected there are no facts.
             first = Mux(select, ~a.any(), comparison.is_first(order, smaller))
-            tiny, nan = Mux(first, facts[0], facts[1]), facts[2]
-            return one_or_nan(Mux(first, Mux(select, self.imm, a), b), tiny, nan)
+            return one_or_nan(first, Mux(select, self.imm, a), b, facts)
 
         return each(choose, self.a, self.b, comparison.order, comparison.facts)
 
