@@ -99,7 +99,9 @@ def memories(program: Program) -> list[Memory]:
         if image := images[IMEM_ID + queue.index]:
             path = f"{CHIP}.{queue.name.replace('.', '_').lower()}.memory.memory"
             width = stored_bits(queue.kind, config).bit_count()
-            found.append(Memory(path, "waterclock_sram", width, config.imem_words, [image]))
+            found.append(
+                Memory(path, "waterclock_sram", width, config.words_of(queue.kind), [image])
+            )
     return found
 
 
