@@ -96,7 +96,7 @@ def memories(program: Program) -> list[Memory]:
                     for bank, image in enumerate(banks)
                 ]
     for queue in queues(config):
-        if image := images[IMEM_ID + queue.index]:
+        if image := images.get(IMEM_ID + queue.index):  # a follower has none
             path = f"{CHIP}.{queue.name.replace('.', '_').lower()}.memory.memory"
             width = stored_bits(queue.kind, config).bit_count()
             found.append(

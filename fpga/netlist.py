@@ -20,7 +20,8 @@ from waterclock.rtl.emit import TOP, chip_verilog
 WRAPPER = "waterclock_netlist"  #: around the chip, so that its cells are named as on a board
 
 _MODULE = re.compile(
-    r"^(?:\(\*.*\*\)\s*)?module (\w+)\s*\(.*?^endmodule$", re.MULTILINE | re.DOTALL
+    r"^(?P<attributes>\(\*[^\n]*\*\)\s*)?module (?P<name>\w+)\s*\(.*?^endmodule\b",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -53,8 +54,8 @@ def netlist_verilog(
         run_tool(yosys.TOOL, yosys.PACKAGE, ["-q", "-p", script], folder)
         text = (folder / "netlist.v").read_text(encoding="utf-8")
     own = resources.files("waterclock.fpga").joinpath("ecp5_sim.v").read_text(encoding="utf-8")
-    found = {module[1]: module[0] for module in _MODULE.finditer(text)}
-    used = set(re.findall(r"^  (\w+) (?:#\(|\\)", found[WRAPPER], re.MULTILINE))
+    found = {module["name"]: module[0] for module in _MODULE.finditer(text)}
+    used = set(re.findall(r"^  ([A-Z]\w+) (?:#\(|\\)", found[WRAPPER], re.MULTILINE))
     return {
         "cells.v": _cells(used - set(re.findall(r"^module (\w+)", own, re.MULTILINE))),
         "ecp5_sim.v": own,
@@ -81,10 +82,10 @@ def _cells(wanted: set[str]) -> str:
     assert spec.origin is not None
     folder = Path(spec.origin).parent / "share" / "ecp5"
     models: dict[str, str] = {}
-    for file in sorted([*folder.glob("*_sim.v*"), *folder.glob("cells_ff.vh")]):
+    for file in sorted(folder.glob("*_sim.v*")):
         for module in _MODULE.finditer(file.read_text(encoding="utf-8")):
-            if "blackbox" not in module[0].partition("module")[0]:
-                models.setdefault(module[1], module[0])
+            if "blackbox" not in (module["attributes"] or ""):
+                models[module["name"]] = module[0]
     found: dict[str, str] = {}
     while missing := wanted - set(found):
         for name in missing:
