@@ -56,9 +56,8 @@ class Memory:
     def verilog(self, name: str) -> str:
         """Return declarations and instance for a module with a port for each of its ports."""
         bits = dict.fromkeys(PORTS[self.module], 1)
-        bits |= dict.fromkeys(
-            (x for x in bits if x.endswith("addr")), (self.depth - 1).bit_length()
-        )
+        address = (self.depth - 1).bit_length()
+        bits |= dict.fromkeys((x for x in bits if x.endswith("addr")), address)
         bits |= dict.fromkeys(("wdata", "rdata"), self.width)
         lines = [
             f"  {'output' if port == 'rdata' else 'input'} [{size - 1}:0] {name}_{port};"
@@ -98,10 +97,12 @@ def memories(program: Program) -> list[Memory]:
                     for bank, image in enumerate(banks)
                 ]
     for queue in queues(config):
-        if image := images[IMEM_ID + queue.index]:
+        if image := images.get(IMEM_ID + queue.index):  # a follower has none
             path = f"{CHIP}.{queue.name.replace('.', '_').lower()}.memory.memory"
             width = stored_bits(queue.kind, config).bit_count()
-            found.append(Memory(path, "waterclock_sram", width, config.imem_words, [image]))
+            found.append(
+                Memory(path, "waterclock_sram", width, config.words_of(queue.kind), [image])
+            )
     return found
 
 

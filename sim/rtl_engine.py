@@ -97,18 +97,22 @@ def build_chip(config: Config, *, waves: bool = False) -> Path:
         name: _ASSERTION.sub(r"if (!(\1)) $stop;", text)
         for name, text in cached_verilog(config).items()
     }
+    files = {"shared.vlt": f"`verilator_config\n{shared_code(verilog)}\n", **verilog}
     # Two passes make up names in each instance, which would part their code as well. What is
     # computed and used in one function is a local of the compiler's: so few are split.
-    args = ["--timing", "-Wno-lint", "-fno-dfg", "-fno-table", "--output-split-cfuncs", "2500"]
+    args = ["-fno-dfg", "-fno-table", "--output-split-cfuncs", "2500"]
+    return build_bench(files, args, waves=waves)
+
+
+def build_bench(
+    verilog: Mapping[str, str], extra_args: Sequence[str] = (), *, waves: bool = False
+) -> Path:
+    """Return the simulator of a module ``waterclock`` that has the ports of a chip."""
     bench = resources.files("waterclock.sim").joinpath("bench.sv").read_text()
-    files = {
-        "shared.vlt": f"`verilator_config\n{shared_code(verilog)}\n",
-        **verilog,
-        "bench.sv": bench,
-    }
     # A constant: a delay that might be zero makes the schedule of a simulation slower.
     defines = {"HALF_CYCLE": CLOCK_UNITS // 2}
-    return build(files, TOP, defines=defines, waves=waves, extra_args=args)
+    args = ["--timing", "-Wno-lint", *extra_args]
+    return build({**verilog, "bench.sv": bench}, TOP, defines=defines, waves=waves, extra_args=args)
 
 
 class RTLEngine:

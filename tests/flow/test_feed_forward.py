@@ -11,7 +11,7 @@ from waterclock.compiler.feed_forward import feed_forward_program
 from waterclock.isa.config import load_config
 from waterclock.isa.program import Program
 from waterclock.sim.golden import machine
-from waterclock.sim.tensor import TensorModel
+from waterclock.sim.tensor import Fixed, TensorModel, fixed
 
 MOST_CYCLES = 1500
 SEED = 4
@@ -22,6 +22,9 @@ class Bare(TensorModel):
 
     def norm(self, x: np.ndarray) -> np.ndarray:
         return np.ones(x.shape[:-1], np.float32)
+
+    def entering(self, norm: str, x: np.ndarray) -> Fixed:
+        return fixed(x)
 
 
 @pytest.fixture(scope="module")
