@@ -214,21 +214,15 @@ class Stencil:
         return node
 
     def total(self, value: Node) -> Node:
-        """Add up fp32 items that come one a cycle: four interleaved sums, then their tree.
-
-        The order is part of the numerics (docs/numerics.md): with n = min(4, items), partial sum
-        k takes the items that are k modulo n counted so that the last n items have k = 0 .. n-1;
-        then (p0 + p1) + (p2 + p3).
-        """
-        items = len(value.offsets)
-        n = min(4, items)
+        """Add up fp32 items that come one a cycle, in the order of ``vxm.partial_sums``."""
+        items, most = len(value.offsets), vxm.partial_sums(self.config)
         if items > 1 and any(b - a != 1 for a, b in itertools.pairwise(value.offsets)):
             raise ValueError("items of a sum must come one a cycle")
-        if items <= 4:
+        if items <= most:
             parts: list[Node | Pick] = [Pick(value, i) for i in range(items)]
         else:
-            running = self.op("fadd", value, Imm(0), ring=4)
-            parts = [Pick(running, items - n + k) for k in range(n)]
+            running = self.op("fadd", value, Imm(0), ring=most)
+            parts = [Pick(running, items - most + k) for k in range(most)]
         while len(parts) > 1:
             pairs = [
                 self.op("fadd", parts[i], parts[i + 1], single=True)

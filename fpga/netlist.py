@@ -7,6 +7,9 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+from amaranth import Shape
+from amaranth.lib.wiring import In
+
 from waterclock.fpga import yosys
 from waterclock.fpga.contents import put_contents
 from waterclock.fpga.resources import unit_of
@@ -68,8 +71,8 @@ def _wrapper() -> str:
     ports = {"clk": "input", "rst": "input"}
     lines = []
     for name, member in chip_ports().items():
-        ports[name] = "input" if member.flow.name == "In" else "output"
-        lines.append(f"  {ports[name]} [{member.shape - 1}:0] {name};")
+        ports[name] = "input" if member.flow is In else "output"
+        lines.append(f"  {ports[name]} [{Shape.cast(member.shape).width - 1}:0] {name};")
     nets = ", ".join(f".{port}({port})" for port in ports)
     head = [f"module {WRAPPER} ({', '.join(ports)});", "  input clk, rst;"]
     return "\n".join([*head, *lines, f"  {TOP} {CHIP} ({nets});", "endmodule\n"])

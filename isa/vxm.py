@@ -36,6 +36,16 @@ def pipelined_latency(config: Config) -> int:
     return config.alu_cycles
 
 
+def partial_sums(config: Config) -> int:
+    """Return how many sums take turns at an adder when vectors come one a cycle.
+
+    The order is part of the numerics: of k vectors, the last n = min(k, partial sums) are the last
+    of the sums 0 to n - 1, and each n-th vector before belongs to the same; then neighbours are
+    added until one is left, an odd last one passing.
+    """
+    return pipelined_latency(config)  # a sum comes out of the adder when its next item goes in
+
+
 def reduce_latency(config: Config) -> int:
     """Return the cycles of a reduction by comparison: one a level, and the superlanes."""
     return config.superlanes - 1 + config.levels

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waterclock.isa.program import Program, QuantisedModel, Schedule
+from waterclock.isa.vxm import partial_sums
 from waterclock.sim.golden import machine
 from waterclock.sim.signature import signature_of
 from waterclock.sim.tensor import POSITIONS, TensorModel
@@ -111,7 +112,9 @@ class TensorEngine:
 
     def __init__(self, model: QuantisedModel):
         self.program = model if isinstance(model, Program) else None
-        self.model = TensorModel(model.model, model.tensors, model.config.vector)
+        self.model = TensorModel(
+            model.model, model.tensors, model.config.vector, partial_sums(model.config)
+        )
 
     def run(
         self, tokens: Sequence[int], steps: int, position: int = 0, choose: Choose | None = None

@@ -75,15 +75,17 @@ def fixed(values: Float) -> Fixed:
     return fp.f16_to_fixed(fp.to_f16(values).view(np.uint16))
 
 
-def sum_of_squares(x: Float, vector: int) -> Float:
+def sum_of_squares(x: Float, vector: int, sums: int) -> Float:
     """Return the sums (...) of the squares of ``x`` (..., channels) in the order of the VXM.
+
+    Vectors go in turn to ``sums`` partial sums, whose tree is added up.
 
     Squares are flushed and not negative, so no sum of them is subnormal or -0, and float32 adds
     them as the VXM does, but for the pattern of a NaN.
     """
     *shape, channels = x.shape
     count = -(-channels // vector)
-    n = min(4, count)
+    n = min(sums, count)
     rows = -(-count // n)
     items = np.zeros((rows * n, vector, *shape), np.float32)
     # Missing items of a partial sum come first, as zeros, where they change nothing.
@@ -111,10 +113,14 @@ class TensorModel:
         As the compiler's ``Quantised`` describes them (and program files hold them).
     vector : int
         Lanes of a vector of the machine.
+    sums : int
+        Partial sums to which vectors are added in turn (``isa.vxm.partial_sums``).
     """
 
-    def __init__(self, model: Mapping[str, Any], tensors: Mapping[str, Array], vector: int):
-        self.model, self.tensors, self.vector = model, tensors, vector
+    def __init__(
+        self, model: Mapping[str, Any], tensors: Mapping[str, Array], vector: int, sums: int
+    ):
+        self.model, self.tensors, self.vector, self.sums = model, tensors, vector, sums
         # Memory of positions that are never fed is never touched, so the system need not have it.
         shape = (model["layers"], model["kv_heads"], model["context"], model["head_dim"])
         self.keys, self.values = np.zeros(shape, np.float64), np.zeros(shape, np.float64)
@@ -145,7 +151,7 @@ class TensorModel:
 
     def norm(self, x: Float) -> Float:
         """Return 1 / rms (positions, 1) of ``x`` (positions, hidden)."""
-        total = sum_of_squares(x, self.vector)
+        total = sum_of_squares(x, self.vector, self.sums)
         mean = fp.mul(total, np.float32(1.0 / self.model["hidden"]))
         return fp.rsqrt(fp.add(mean, np.float32(self.model["norm_eps"])))[:, None]
 

@@ -10,6 +10,7 @@ from waterclock.compiler.compile import quantised_model
 from waterclock.compiler.feed_forward import feed_forward_program
 from waterclock.isa.config import load_config
 from waterclock.isa.program import Program
+from waterclock.isa.vxm import partial_sums
 from waterclock.sim.golden import machine
 from waterclock.sim.tensor import Fixed, TensorModel, fixed
 
@@ -38,7 +39,9 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, np.ndarray
     model = quantised_model(load_checkpoint(directory), load_config("medium"), 64)
     x = np.random.default_rng(SEED).normal(size=576).astype(np.float32)
     print("seed", SEED)
-    expected = Bare(model.model, model.tensors, model.config.vector).feed_forward(0, x)
+    expected = Bare(
+        model.model, model.tensors, model.config.vector, partial_sums(model.config)
+    ).feed_forward(0, x)
     return feed_forward_program(model, x), np.asarray(expected).reshape(-1)
 
 

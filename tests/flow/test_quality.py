@@ -153,7 +153,7 @@ def test_biases_and_scaled_rope_follow_the_float_reference(tmp_path: Path) -> No
     checkpoint = _biased(tmp_path)
     quantised = quantise(checkpoint)
     ids = np.random.default_rng(7).integers(0, 80, 60).tolist()
-    found = TensorModel(quantised.model, quantised.tensors, 16).logits(ids)
+    found = TensorModel(quantised.model, quantised.tensors, 16, 4).logits(ids)
     wanted = Reference(checkpoint).logits(ids)
     assert np.abs(found - wanted).max() / wanted.std() < 0.1
     # They matter, in both.

@@ -52,35 +52,36 @@ def test_a_sum_of_nothing_is_positive_zero() -> None:
 
 @pytest.mark.parametrize("channels", [1, 16, 40, 64, 72, 576])
 @pytest.mark.parametrize("vector", [8, 16, 32, 320])
-def test_the_sum_of_squares_has_the_order_of_the_vxm(channels: int, vector: int) -> None:
+@pytest.mark.parametrize("sums", [4, 6])
+def test_the_sum_of_squares_has_the_order_of_the_vxm(channels: int, vector: int, sums: int) -> None:
     rng = np.random.default_rng(channels)
     x = (rng.normal(0, 1, channels) * 2.0 ** rng.integers(-70, 60, channels)).astype(np.float32)
     items = np.zeros(-(-channels // vector) * vector, np.float32)
     items[:channels] = fp.mul(x, x)
     rows = list(items.reshape(-1, vector))
-    n = min(4, len(rows))
+    n = min(sums, len(rows))
     partial = [rows[(len(rows) + k) % n :: n] for k in range(n)]
-    sums = []
+    parts = []
     for part in partial:
-        total = fp.add(part[0], np.float32(0)) if len(rows) > 4 else part[0]
+        total = fp.add(part[0], np.float32(0)) if len(rows) > sums else part[0]
         for item in part[1:]:
             total = fp.add(item, total)
-        sums.append(total)
-    while len(sums) > 1:
-        pairs = [fp.add(sums[i], sums[i + 1]) for i in range(0, len(sums) - 1, 2)]
-        sums = [*pairs, *sums[len(sums) // 2 * 2 :]]
-    wanted = fp.reduce("rsum", sums[0].view(np.uint32))
-    assert sum_of_squares(x, vector).view(np.uint32) == wanted
-    assert sum_of_squares(np.stack([x, -x]), vector).view(np.uint32).tolist() == [wanted] * 2
+        parts.append(total)
+    while len(parts) > 1:
+        pairs = [fp.add(parts[i], parts[i + 1]) for i in range(0, len(parts) - 1, 2)]
+        parts = [*pairs, *parts[len(parts) // 2 * 2 :]]
+    wanted = fp.reduce("rsum", parts[0].view(np.uint32))
+    assert sum_of_squares(x, vector, sums).view(np.uint32) == wanted
+    assert sum_of_squares(np.stack([x, -x]), vector, sums).view(np.uint32).tolist() == [wanted] * 2
     x[channels // 2] = np.nan
-    assert sum_of_squares(x, vector).view(np.uint32) == fp.NAN
+    assert sum_of_squares(x, vector, sums).view(np.uint32) == fp.NAN
 
 
 def test_blocks_of_positions_give_the_bits_of_single_steps(tmp_path: Path) -> None:
     sizes = {"hidden": 72, "heads": 6, "kv_heads": 2, "head_dim": 12, "ffn": 200, "vocab": 331}
     write_random_llama(tmp_path, **sizes, layers=2, tied=False, seed=5)
     quantised = quantise(load_checkpoint(tmp_path))
-    model = TensorModel(quantised.model, quantised.tensors, 16)
+    model = TensorModel(quantised.model, quantised.tensors, 16, 4)
     ids = np.random.default_rng(1).integers(0, 331, POSITIONS + 30).tolist()
     whole = model.logits(ids)
     model.reset()
@@ -94,7 +95,7 @@ def test_what_cannot_be_fed_is_refused(tmp_path: Path) -> None:
     sizes = {"hidden": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "ffn": 48, "vocab": 40}
     write_random_llama(tmp_path, **sizes, layers=1, tied=True, seed=3, context=4)
     quantised = quantise(load_checkpoint(tmp_path))
-    model = TensorModel(quantised.model, quantised.tensors, 16)
+    model = TensorModel(quantised.model, quantised.tensors, 16, 4)
     with pytest.raises(ValueError, match="token 40 is not in the vocabulary of 40"):
         model.step(40)
     with pytest.raises(ValueError, match="the context of 4 positions is full"):
