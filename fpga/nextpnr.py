@@ -66,6 +66,8 @@ def place(
     config, report = f"{seed}.config", f"{seed}.json"
     arguments = [*options, "--json", netlist, "--lpf", constraints, "--seed", str(seed)]
     arguments += ["--freq", f"{clock_mhz:g}", "--timing-allow-fail"]
+    # The other router takes back every second net from the first thousand on in a full device.
+    arguments += ["--router", "router2"]
     arguments += ["--textcfg", config, "--report", report]
     phase = ""
 
