@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from waterclock.compiler.fabric import Trial
+from waterclock.compiler.memory import SetKey, Top
 from waterclock.compiler.plan import Plan
 from waterclock.compiler.stencil import Node
 from waterclock.isa.floorplan import Hemisphere
@@ -22,7 +23,7 @@ class Attempt:
     emits: list[Emit]
     units: dict[int, int]  # id(node) -> ALU number
     rows: dict[tuple[Hemisphere, int], int]  # rows of each set that this attempt takes
-    tops: dict[tuple[Hemisphere, int], int]  # the same at the top, for constants
+    tops: dict[SetKey, Top]  # the same at the top, for constants
     maps: dict[tuple[int, int], tuple[int, int]]  # (id(place), diagonal) -> stream code, end
 
     def cycles(self, node: Node) -> list[int]:
@@ -41,6 +42,8 @@ class Attempt:
 
     def top_row(self, side: Hemisphere, number: int) -> int:
         """Return the lowest row that constants of a set take, this attempt's included."""
-        memory = self.plan.memory
-        row = min(memory.top_row[side, index] for index in memory.slices_of(number))
-        return row - self.tops.get((side, number), 0)
+        return self.top(side, number).row
+
+    def top(self, side: Hemisphere, number: int) -> Top:
+        """Return what constants of a set take, this attempt's included."""
+        return self.tops.get((side, number)) or self.plan.memory.top(side, number)

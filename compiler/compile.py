@@ -1,5 +1,6 @@
 """The compiler's entry: a checkpoint and a configuration become a program."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.decode import Decode
 from waterclock.compiler.emit import emit
 from waterclock.compiler.image import Image
-from waterclock.compiler.memory import Place
+from waterclock.compiler.memory import Place, SetKey
 from waterclock.compiler.plan import NoFitError, Plan
 from waterclock.compiler.prefill import Prefill
 from waterclock.compiler.prefill_rows import SETS, Rows, block_size
@@ -21,6 +22,7 @@ from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import Queue, queues
 from waterclock.isa.program import Port, Program, QuantisedModel, Schedule
 
+ROOMS = (0, 8)  #: rows beside those that constants took at first that are tried
 FIRST_BUCKET = 64  #: positions of the smallest context bucket
 #: Channels of a model up to which weights hold the gains of norms: all of its time is latency.
 FOLDED = 128
@@ -138,7 +140,46 @@ def schedule_model(
         When the model does not fit the chip, or is wanted in blocks that cannot be.
     """
     config, context = model.config, model.model["context"]
-    image = Image(model, config, context)
+    image, rows, schedules = _scheduled(model, progress, prefill=prefill)
+    tries = ROOMS if config.wide and config.loops else ()
+    for more in tries:
+        if _longest(schedules, config)[0] <= 1:
+            break
+        # Constants among the weights of their layers move as these do: queues of MEM can loop.
+        reserve = {key: count + more for key, count in image.memory.used.items()}
+        with contextlib.suppress(UserError):
+            image, rows, schedules = _scheduled(model, progress, reserve, prefill=prefill)
+    over, queue, words = _longest(schedules, config)
+    if over > 1:
+        less = "leave out --prefill" if rows else "use a smaller --context"
+        raise UserError(
+            f"{model.name}: the instructions of {queue.name} need {words} words, preset "
+            f"{config.name} has {config.words_of(queue.kind)}: {less}"
+        )
+    return Program(
+        **vars(model),
+        schedules=tuple(schedules),
+        memory=image.memory.image,
+        extents=np.array(image.memory.extents, np.int64),
+        ports={
+            **mailbox_ports(image),
+            "logits": port_of(image.logits, image.shape.vocab),
+            **({"tokens": rows.port()} if rows else {}),
+        },
+        limit_cycles=-(-image.weight_bytes // config.stream_bytes),
+    )
+
+
+def _scheduled(
+    model: QuantisedModel,
+    progress: Progress | None,
+    reserve: Mapping[SetKey, int] | None = None,
+    *,
+    prefill: bool,
+) -> tuple[Image, Rows | None, list[Schedule]]:
+    """Return a model's memory image and its schedules; ``reserve`` is that of ``Memory``."""
+    config, context = model.config, model.model["context"]
+    image = Image(model, config, context, reserve)
     _must_fit(image, model.name)
     rows = _rows(image, context, model.name) if prefill else None
     plans = []
@@ -158,30 +199,9 @@ def schedule_model(
             ) from None
         _must_fit(image, model.name)
         plans.append(plan)
-    schedules = _emitted(plans, loops=False)
-    if _longest(schedules, config)[0] > 1 and config.loops:
-        schedules = _emitted(plans, loops=True)
-    over, queue, words = _longest(schedules, config)
-    if over > 1:
-        less = "leave out --prefill" if rows else "use a smaller --context"
-        raise UserError(
-            f"{model.name}: the instructions of {queue.name} need {words} words, preset "
-            f"{config.name} has {config.words_of(queue.kind)}: {less}"
-        )
     if progress:
         progress("scheduling", len(sizes), len(sizes))
-    return Program(
-        **vars(model),
-        schedules=tuple(schedules),
-        memory=image.memory.image,
-        extents=np.array(image.memory.extents, np.int64),
-        ports={
-            **mailbox_ports(image),
-            "logits": port_of(image.logits, image.shape.vocab),
-            **({"tokens": rows.port()} if rows else {}),
-        },
-        limit_cycles=-(-image.weight_bytes // config.stream_bytes),
-    )
+    return image, rows, _emitted(plans)
 
 
 def _rows(image: Image, context: int, name: str) -> Rows:
@@ -201,12 +221,12 @@ def _rows(image: Image, context: int, name: str) -> Rows:
     return Rows(image, size)
 
 
-def _emitted(plans: list[Plan], *, loops: bool) -> list[Schedule]:
+def _emitted(plans: list[Plan]) -> list[Schedule]:
     """Return the schedules, one behind the other."""
     schedules: list[Schedule] = []
     start = 0
     for plan in plans:
-        schedules.append(emit(plan, start, loops=loops))
+        schedules.append(emit(plan, start))
         start += max(len(words) for words in schedules[-1].words.values())
     return schedules
 

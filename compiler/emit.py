@@ -1,20 +1,20 @@
-"""From issues to queue words: sort, fill with NOP, fold runs into Repeat."""
+"""From issues to queue words: repetitions of a block share code, the rest is folded."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from waterclock.compiler.fold import fold
+from waterclock.compiler.fold import LONGEST_LOOP, MOST_ROUNDS, WIDEST_LOOP, Fields, fold
 from waterclock.compiler.plan import Issue, Plan, first_cycle
 from waterclock.isa import icu, mem
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Queue, queues
 from waterclock.isa.program import INTENTS, REGION_COLUMNS, Schedule
 from waterclock.isa.sequence import add_offsets
-from waterclock.isa.spec import Instruction, Operand, decode, instructions
+from waterclock.isa.spec import decode
 
 Ints = NDArray[np.int64]
 
@@ -22,13 +22,6 @@ NOTIFIER = ("alu", None, 0)  #: the queue that releases the others and that halt
 
 
 TURNS = 8  #: places where the code of a loop may begin that are tried
-
-#: Largest value of each field of the queues' own instructions.
-LARGEST = {
-    (op.mnemonic, spec.name): (1 << spec.bits - spec.signed) - 1
-    for op in (icu.NOP, icu.Repeat, icu.Loop)
-    for spec in op.operands
-}
 
 
 @dataclasses.dataclass
@@ -167,118 +160,63 @@ def _sorted(parts: Sequence[_Queue]) -> _Queue:
     return _Queue(*(column[order] for column in columns))
 
 
-def _words(of: Queue, queue: _Queue, start: int, end: int, config: Config) -> list[int]:
-    """Return the words that issue a queue from cycle ``start`` on and last until ``end``."""
-    words: list[int] = []
-    now = start
-
-    def wait(until: int) -> None:
-        nonlocal now
-        while now < until:
-            step = min(until - now, LARGEST["nop", "count"])
-            words.append(icu.NOP(count=step).encode())
-            now += step
-
-    cycles, found = queue.cycles.tolist(), queue.words.tolist()
-    runs = _runs(of, queue, config)
-    index = 0
-    while index < len(cycles):
-        wait(cycles[index])
-        words.append(found[index])
-        now = cycles[index] + 1
-        count, distance, stride = runs(index)
-        if count:
-            words.append(icu.Repeat(count=count, distance=distance, stride=stride).encode())
-            now = cycles[index] + count * distance + 1
-            index += count
-        index += 1
-    wait(end)
-    return words
-
-
 def _looped(
     queue: Queue, parts: list[_Queue], period: int, config: Config, start: int, end: int
 ) -> list[int] | None:
     """Return the words of a queue whose repetitions share code, or None where they cannot.
 
     ``parts`` are what comes before, the repetitions, and what comes behind. The code that is
-    shared begins where the queue rests longest, so it may be the end of one repetition and the
-    begin of the next. It needs one stride for all addresses, a cycle for the Loop, and nothing
-    else in between.
+    shared is a whole repetition or, where others overlap it, begins where the queue rests longest:
+    then it is the end of one repetition and the begin of the next. It needs one stride for all
+    addresses that move, a cycle for the Loop, and nothing else in between.
     """
     once, count = parts[1], len(parts) - 2
-    if not config.loops or count < 3 or not len(once.cycles):
+    level = config.loops - 1  # below it there may be others in the block
+    if level < 0 or count < 3 or not len(once.cycles):
         return None
     first, last = int(once.cycles[0]), int(once.cycles[-1])
     places = np.unique((once.cycles - first) % period)
     gaps = np.diff(places, prepend=places[-1] - period)
-    for index in np.argsort(-gaps, kind="stable")[:TURNS]:
-        begin = first + int(places[index])
-        over = begin + (count - 1) * period
-        outside = np.concatenate([parts[0].cycles, parts[-1].cycles])
+    outside = np.concatenate([parts[0].cycles, parts[-1].cycles])
+    turns = [(0, count), *((i, count - 1) for i in np.argsort(-gaps, kind="stable")[:TURNS])]
+    for index, rounds in turns:
+        place, gap = first + int(places[index]), int(gaps[index])
+        # As early as it may be: behind what came before, with a cycle for the Loop of a round.
+        begin = max(place - gap + 2, int(outside[outside < place].max(initial=0)) + 1)
+        over = begin + rounds * period
         if (
-            gaps[index] > 1
+            begin <= place
             and last < begin + period
             and not ((outside >= begin) & (outside < over)).any()
         ):
             break
     else:
         return None
-    whole = _sorted(parts)
-    low = next((at.low for op in instructions(queue.kind) if (at := _address(queue, op))), 0)
-    stride = int(once.steps[0]) >> low
-    block = _words(queue, whole.between(begin, begin + period), begin, begin + period - 1, config)
-    if (
-        (once.steps != once.steps[0]).any()
-        or abs(stride) > LARGEST["loop", "stride"]
-        or len(block) > LARGEST["loop", "length"]
-        or count - 2 > LARGEST["loop", "count"]
-    ):
+    fields = Fields.of(queue.kind, config)
+    strides = np.unique(once.steps[once.steps != 0])
+    stride = int(strides[0]) >> fields.low if len(strides) else 0
+    mixed = stride and not once.steps.all()
+    if len(strides) > 1 or stride > WIDEST_LOOP or (mixed and not fields.spare(level)):
         return None
-    loop = icu.Loop(length=len(block), count=count - 2, stride=stride).encode()
+    whole = _sorted(parts)
+    shared = whole.between(begin, begin + period)
+    words = shared.words | np.where(shared.steps == 0, fields.spare(level) if mixed else 0, 0)
+    inner = level > 0
+    block = fold(fields, shared.cycles, words, begin, begin + period - 1, loops=inner)
+    if len(block) > LONGEST_LOOP or rounds - 1 > MOST_ROUNDS:
+        return None
+    loop = icu.Loop(length=len(block), count=rounds - 1, level=level, stride=stride).encode()
     before, behind = whole.between(0, begin), whole.between(over, int(whole.cycles[-1]) + 1)
-    rest = _words(queue, behind, over, end, config)
-    return [*_words(queue, before, start, begin, config), *block, loop, *rest]
+    return [
+        *fold(fields, before.cycles, before.words, start, begin, loops=True),
+        *block,
+        loop,
+        *fold(fields, behind.cycles, behind.words, over, end, loops=True),
+    ]
 
 
-def _address(queue: Queue, op: type[Instruction]) -> Operand | None:
-    return op.address() if op.kind == queue.kind else None
-
-
-def _runs(of: Queue, queue: _Queue, config: Config) -> Callable[[int], tuple[int, int, int]]:
-    """Return what tells (count, distance, stride) of the Repeat that may follow an issue."""
-    found = [at for op in instructions(of.kind) if (at := _address(of, op))]
-    low = found[0].low if found else 0
-    bits = found[0].used(config).bit_length() if found else 0
-    distance = np.diff(queue.cycles)
-    rest = queue.words & ~(((1 << bits) - 1) << low)
-    # Addresses go round, so a stride is the shorter way, up or down.
-    half = 1 << bits >> 1
-    stride = ((np.diff(queue.words >> low & (1 << bits) - 1) + half) & (1 << bits) - 1) - half
-    fits = (np.diff(rest) == 0) & (distance <= LARGEST["repeat", "distance"])
-    fits &= abs(stride) <= LARGEST["repeat", "stride"]
-    same = (np.diff(distance) == 0) & (np.diff(stride) == 0) & fits[:-1] & fits[1:]
-    changes = np.flatnonzero(~same) + 1
-    ends = np.searchsorted(changes, np.arange(len(distance)), side="right")
-    ends = np.append(changes, len(distance))[ends].tolist()
-    fits, distance, stride = fits.tolist(), distance.tolist(), stride.tolist()
-
-    def run(index: int) -> tuple[int, int, int]:
-        if index >= len(fits) or not fits[index]:
-            return 0, 0, 0
-        count = min(ends[index] - index, LARGEST["repeat", "count"])
-        # One repetition at a distance costs as many words as writing it out: keep it readable.
-        if count == 1 and distance[index] > 1:
-            return 0, 0, 0
-        return count, distance[index], stride[index]
-
-    return run
-
-
-def emit(plan: Plan, start: int, *, loops: bool = False) -> Schedule:
+def emit(plan: Plan, start: int) -> Schedule:
     """Return the schedule of a finished plan, placed at word ``start`` of every queue.
-
-    With ``loops`` every run of instructions that comes back evenly is folded.
 
     Words begin with a Sync, or the Notify that ends it; the notifying queue waits until every
     effect of the program has happened, so the run takes ``plan.end`` cycles.
@@ -303,13 +241,11 @@ def emit(plan: Plan, start: int, *, loops: bool = False) -> Schedule:
             opens, at, last = icu.Notify(), 1, plan.end
         code: list[int] = []
         if queue.leader is None:
-            found = (
-                _looped(queue, parts, plan.block.period, config, at, last) if plan.block else None
-            )
-            if loops:
-                folded = fold(queue.kind, whole.cycles, whole.words, at, last)
-                found = folded if found is None or len(folded) < len(found) else found
-            found = found or _words(queue, whole, at, last, config)
+            period = plan.block.period if plan.block else 0
+            found = _looped(queue, parts, period, config, at, last) if period else None
+            if found is None:
+                fields = Fields.of(queue.kind, config)
+                found = fold(fields, whole.cycles, whole.words, at, last, loops=config.loops > 0)
             code = [opens.encode(), *found, icu.Halt().encode()]
         else:
             _check_follows(queue, whole, leaders[queue.leader], config)

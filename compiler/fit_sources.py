@@ -132,20 +132,26 @@ def _constant(attempt: Attempt, source: Constant, cycles: list[int], span: int) 
     plan = attempt.plan
     memory = plan.memory
     layers, count = source.data.shape[:2]
-    stride = count if layers > 1 else 0
     for side, number in memory.sets:
         if source.side not in (None, side):
             continue
         slices = memory.slices_of(number)
-        row = attempt.top_row(side, number) - layers * count
-        if not memory.has_room(side, slices, attempt.next_row(side, number), row):
-            continue
+        found = memory.known(side, number, source.key)
+        places = [vec.places[0] for vec in found]
+        top = attempt.top(side, number)
+        if not found:
+            taken = top.take(layers, count)
+            if not taken:
+                continue
+            top, rows = taken
+            if not memory.has_room(side, slices, attempt.next_row(side, number), top.row):
+                continue
+            stride = top.stride if layers > 1 else 0
+            places = [Place(side, slices, row, 0, stride) for row in rows]
         claims = dict(attempt.trial.claims)
-        places = [Place(side, slices, row + i, 0, stride) for i in range(count)]
         code = read_streams(attempt, plan, places, vxm_column(plan.config), cycles, span)
         if code is not None:
-            taken = attempt.tops.get((side, number), 0)
-            attempt.tops[side, number] = taken + layers * count
+            attempt.tops[side, number] = top
             values = [0] * count
             where = side, number
             attempt.emits.append(

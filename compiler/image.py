@@ -1,6 +1,7 @@
 """The memory image of a model: weights, cache, tables, mailboxes; shared by all buckets."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from waterclock.compiler.layout import (
     value_packs,
     vocabulary,
 )
-from waterclock.compiler.memory import Memory, Place, Vec
+from waterclock.compiler.memory import Memory, Place, SetKey, Vec
 from waterclock.compiler.stencil import Region, Table
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere
@@ -47,10 +48,16 @@ class Cache:
 class Image:
     """Allocates and fills everything of a model that does not depend on the bucket."""
 
-    def __init__(self, quantised: QuantisedModel, config: Config, context: int):
+    def __init__(
+        self,
+        quantised: QuantisedModel,
+        config: Config,
+        context: int,
+        reserve: Mapping[SetKey, int] | None = None,
+    ):
         model = quantised.model
         self.quantised, self.config, self.context = quantised, config, context
-        self.memory = Memory(config)
+        self.memory = Memory(config, reserve)
         self.planes: list[PlaneKey] = [
             (side, plane) for plane in range(config.planes) for side in Hemisphere
         ]
@@ -135,6 +142,10 @@ class Image:
             for key, pair in cache.regions.items():
                 low, high = (dataclasses.replace(part, stride=strides[key]) for part in pair)
                 cache.regions[key] = low, high
+        for (side, number), page in memory.pages.items():
+            place = side, memory.slices_of(number)[0]
+            stride = memory.next_row[place] - rows[place]
+            memory.pages[side, number] = dataclasses.replace(page, stride=stride)
         for layer in range(1, count):
             self._layer(layer)
 
@@ -164,6 +175,8 @@ class Image:
         if not layer:
             self.ones = ones
         self._caches(layer)
+        for side, number in self.memory.sets:
+            self.memory.reserve_page(side, number)
 
     def _linear(
         self,

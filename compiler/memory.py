@@ -7,6 +7,8 @@ too few slices for both, the same ones hold data and weights.
 """
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 from waterclock.isa.config import Config
 from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import Hemisphere
+
+SetKey = tuple[Hemisphere, int]  #: a set: side and number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +43,54 @@ class Vec:
         return next(place for place in self.places if place.side is side)
 
 
-class Memory:
-    """Allocates rows, numbers values and collects the memory image."""
+PAGES = 1024  #: parts of a slice's rows, one of which each layer has in a page
 
-    def __init__(self, config: Config):
+
+@dataclasses.dataclass(frozen=True)
+class Top:
+    """What constants of a set take: rows from the top down, and pages for those of layers.
+
+    A page has ``size`` rows for each layer, ``stride`` apart, so that all constants of a set move
+    alike from layer to layer.
+    """
+
+    row: int  #: the lowest that is taken
+    size: int
+    stride: int
+    page: int = 0  #: row of the first layer's part of the newest page
+    left: int = 0  #: rows of that part that are free
+    fixed: bool = False  #: whether there are no further pages
+
+    def take(self, layers: int, count: int) -> "tuple[Top, list[int]] | None":
+        """Take rows for ``count`` constants; return those of the first layer, None if too few."""
+        row, page, left = self.row, self.page, self.left
+        if layers == 1:
+            row -= count
+            return dataclasses.replace(self, row=row), list(range(row, row + count))
+        rows: list[int] = []
+        while len(rows) < count:
+            if not left:
+                if self.fixed:
+                    return None
+                row -= layers * self.size
+                page, left = row, self.size
+            first = page + self.size - left
+            now = min(left, count - len(rows))
+            rows += range(first, first + now)
+            left -= now
+        return dataclasses.replace(self, row=row, page=page, left=left), rows
+
+
+class Memory:
+    """Allocates rows, numbers values and collects the memory image.
+
+    ``reserve`` says how many rows a set keeps among those of each layer for its constants, on a
+    chip whose slices hold weights and data.
+    """
+
+    def __init__(self, config: Config, reserve: Mapping[SetKey, int] | None = None):
         self.config = config
+        self.reserve = reserve or {}
         weights = config.planes * config.load_streams
         if config.slices < max(4, weights):
             raise UserError(
@@ -59,6 +106,12 @@ class Memory:
         self.top_row = dict.fromkeys(self.next_row, config.depth)
         #: Rows in the middle of a slice that hold tables: what grows from both sides ends there.
         self.middle: dict[tuple[Hemisphere, int], tuple[int, int]] = {}
+        self.pages: dict[SetKey, Top] = {}
+        #: Rows of the image, by slice, that are filled as constants come: (first row, rows).
+        self.blank: dict[tuple[Hemisphere, int], list[tuple[int, NDArray[np.uint8]]]] = {}
+        #: Constants by set and content, so that buckets share them.
+        self.constants: dict[tuple[SetKey, ConstantKey], list[Vec]] = {}
+        self.used: dict[SetKey, int] = {}  #: constants of a layer in each set
         self.image: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
         self.extents: list[tuple[int, ...]] = []
         self.next_value = 1
@@ -167,17 +220,94 @@ class Memory:
         """Say what ``count`` rows of the image hold (columns of ``program.EXTENT_COLUMNS``)."""
         self.extents.append((int(side), index, row, row_step, count, value, value_step, byte))
 
+    def top(self, side: Hemisphere, number: int) -> Top:
+        """Return what constants of a set take so far."""
+        row = min(self.top_row[side, index] for index in self.slices_of(number))
+        size = max(4, self.config.depth // PAGES)
+        return dataclasses.replace(
+            self.pages.get((side, number), Top(row, size=size, stride=size)), row=row
+        )
+
+    def reserve_page(self, side: Hemisphere, number: int) -> None:
+        """Take the reserved rows of one layer."""
+        count = self.reserve.get((side, number), 0)
+        if count:
+            slices = self.slices_of(number)
+            row = self.rows(side, slices, count)
+            self._blank(side, slices, row, count)
+            if (side, number) not in self.pages:
+                self.pages[side, number] = Top(0, count, 0, page=row, left=count, fixed=True)
+
+    def known(self, side: Hemisphere, number: int, key: "ConstantKey") -> list[Vec]:
+        """Return the constants of that content that a set holds already."""
+        return self.constants.get(((side, number), key), [])
+
     def constant(self, side: Hemisphere, number: int, layers: NDArray[np.generic]) -> list[Vec]:
-        """Load (layers, n, vector) 32-bit constants into a set; return the first layer's."""
-        slices = self.slices_of(number)
+        """Load (layers, n, vector) 32-bit constants into a set; return the first layer's.
+
+        What the set holds already is not loaded again.
+        """
+        key = constant_key(layers)
+        if found := self.known(side, number, key):
+            return found
+        slices, before = self.slices_of(number), self.top(side, number)
         count, each = layers.shape[:2]
-        vectors = layers.reshape(count * each, -1)
-        row = self.top_rows(side, slices, len(vectors))
-        planes = np.ascontiguousarray(vectors).view(np.uint8).reshape(*vectors.shape, 4)
-        first = self.numbers(len(vectors))
-        if count > 1:
+        taken = before.take(count, each)
+        assert taken
+        top, rows = taken
+        planes = np.ascontiguousarray(layers).view(np.uint8).reshape(*layers.shape, 4)
+        first = self.numbers(count * each)
+        if count == 1:
+            self.top_rows(side, slices, each)
+            for byte, index in enumerate(slices):
+                data = planes[0, ..., byte]
+                self.load(side, index, rows[0], data, value=first, value_step=1, byte=byte)
+        else:
             self.steps.append((first, first + each, each))
-        for byte, index in enumerate(slices):
-            self.load(side, index, row, planes[..., byte], value=first, value_step=1, byte=byte)
-        stride = each if count > 1 else 0
-        return [Vec(first + i, [Place(side, slices, row + i, 0, stride)]) for i in range(each)]
+            self.top_rows(side, slices, before.row - top.row)
+            if top.row < before.row:
+                self._blank(side, slices, top.row, before.row - top.row)
+            self.pages[side, number] = top
+            self.used[side, number] = self.used.get((side, number), 0) + each
+            for byte, index in enumerate(slices):
+                self._fill(side, index, rows, planes[..., byte], top, first, byte)
+        stride = top.stride if count > 1 else 0
+        found = [
+            Vec(first + i, [Place(side, slices, row, 0, stride)]) for i, row in enumerate(rows)
+        ]
+        self.constants[(side, number), key] = found
+        return found
+
+    def _blank(self, side: Hemisphere, slices: tuple[int, ...], row: int, count: int) -> None:
+        """Put rows into the image that constants fill later."""
+        for index in slices:
+            rows = np.zeros((count, self.config.vector), np.uint8)
+            self.image[int(side), index, row] = rows
+            self.blank.setdefault((side, index), []).append((row, rows))
+
+    def _fill(
+        self, side: Hemisphere, index: int, rows: list[int], data: NDArray[np.uint8], top: Top,
+        first: int, byte: int,
+    ) -> None:  # fmt: skip
+        """Put (layers, n, vector) uint8 into pages of a slice and say what each row means."""
+        layers = len(data)
+        each = data.shape[1]
+        for i, row in enumerate(rows):
+            for layer in range(layers):
+                at = row + layer * top.stride
+                first_row, blank = next(
+                    found for found in self.blank[side, index] if 0 <= at - found[0] < len(found[1])
+                )
+                blank[at - first_row] = data[layer, i]
+            self.mean(
+                side, index, row, layers, value=first + i, value_step=each, byte=byte,
+                row_step=top.stride,
+            )  # fmt: skip
+
+
+ConstantKey = tuple[tuple[int, ...], bytes]
+
+
+def constant_key(layers: NDArray[np.generic]) -> ConstantKey:
+    """Return what tells constants of other content apart."""
+    return layers.shape, hashlib.sha256(np.ascontiguousarray(layers).data).digest()

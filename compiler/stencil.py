@@ -10,11 +10,12 @@ into the cache.
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from waterclock.compiler.memory import Place, Vec
+from waterclock.compiler.memory import ConstantKey, Place, Vec, constant_key
 from waterclock.compiler.plan import Acc
 from waterclock.isa import vxm
 from waterclock.isa.config import Config
@@ -53,6 +54,11 @@ class Constant:
     data: NDArray[np.generic]
     vecs: Sequence[Vec] = ()
     side: Hemisphere | None = None  #: where it must lie, if that matters
+
+    @cached_property
+    def key(self) -> ConstantKey:
+        """What tells it apart from constants of other content."""
+        return constant_key(self.data)
 
 
 @dataclasses.dataclass(eq=False)

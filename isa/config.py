@@ -43,6 +43,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "acc_entries": (1, 64),
     "digits": (1, 3),
     "imem_words": (64, 65536),
+    "loops": (0, 2),
     "paths": (4, 64),
 }
 
@@ -72,7 +73,7 @@ class Config:
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     imem_words: int  #: words of instruction memory a queue
     imem_words_of: tuple[tuple[str, int], ...]  #: kinds of queues that have more, and how many
-    loops: bool  #: whether queues know Loop
+    loops: int  #: levels of Loop that queues know, 0 for none
     two_port: bool  #: whether the banks of a slice are one memory with a read and a write port
     paths: int  #: ways between a column and its MEM slices, see ``isa/mem.py``
     wide: bool  #: whether the slices of a group share two queues, see ``isa/mem.py``
@@ -153,7 +154,7 @@ def check(config: Config, source: str) -> None:
         fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
-    for field in ("sxm", "loops", "two_port", "wide"):
+    for field in ("sxm", "two_port", "wide"):
         if not isinstance(getattr(config, field), bool):
             fail(field, repr(getattr(config, field)), "true or false")
     if not config.alus or len(config.alus) > 31:

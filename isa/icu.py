@@ -3,8 +3,25 @@
 A queue reads one word a cycle. A unit's instruction takes one cycle and is issued in it.
 """
 
-from waterclock.isa.config import Config
+from waterclock.isa.config import LIMITS, Config
 from waterclock.isa.spec import Instruction, instruction, operand
+
+
+MOST_LEVELS = LIMITS["loops"][1]
+
+
+def _levels(config: Config) -> int:
+    return max(1, config.loops)
+
+
+def still_operand() -> int:
+    """Declare the operand of a unit's instruction that says which Loops leave its address alone."""
+    return operand(
+        MOST_LEVELS,
+        default=0,
+        below=lambda config: 1 << config.loops,
+        doc="bit l: Loops of level l do not move the address",
+    )
 
 
 def notify_latency(_: Config) -> int:
@@ -34,7 +51,7 @@ class Repeat(Instruction):
     """
 
     distance: int = operand(8, doc="cycles between two issues, 1 or more")
-    count: int = operand(12, doc="times, 1 or more")
+    count: int = operand(11, doc="times, 1 or more")
     stride: int = operand(12, signed=True, doc="added to the address each time")
 
 
@@ -43,12 +60,17 @@ class Loop(Instruction):
     """Go through the ``length`` words before it ``count`` more times.
 
     In the k-th repetition k * ``stride`` is added to every address of the block, on top of the
-    strides of Repeat. Loop takes one cycle whenever it is met, the last time included. Blocks do
-    not nest, and a block holds no Sync, Notify or Halt. Only chips with ``loops`` know it.
+    strides of Repeat, but to those of instructions that are ``still`` for its level. Loop takes
+    one cycle whenever it is met, the last time included. A block of level 1 may hold Loops of
+    level 0 with their blocks, and no block holds others; it holds no Sync, Notify or Halt. How
+    many levels a chip knows is ``loops``.
     """
 
-    length: int = operand(9, doc="words of the block, 1 or more")
-    count: int = operand(7, doc="repetitions, 1 or more")
+    length: int = operand(12, doc="words of the block, 1 or more")
+    count: int = operand(6, doc="repetitions, 1 or more")
+    level: int = operand(
+        (MOST_LEVELS - 1).bit_length(), default=0, below=_levels, doc="how many levels it may hold"
+    )
     stride: int = operand(16, signed=True, doc="added to addresses each repetition")
 
 

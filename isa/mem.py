@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waterclock.isa.config import WIDTH, Config
+from waterclock.isa.icu import still_operand
 from waterclock.isa.spec import Instruction, Role, instruction, operand
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
 
@@ -75,6 +76,7 @@ class Read(Instruction):
     """Put the vector at ``addr`` onto stream ``dst``."""
 
     addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="vector address in the slice")
+    still: int = still_operand()
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
 
 
@@ -88,6 +90,7 @@ class Gather(Instruction):
     """
 
     addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="base address")
+    still: int = still_operand()
     dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", doc="stream driven")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
     lane: int = operand(
@@ -100,6 +103,7 @@ class Write(Instruction):
     """Store stream ``src`` at ``addr``; a Read issued in the next cycle sees it."""
 
     addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="vector address in the slice")
+    still: int = still_operand()
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
 
 
@@ -108,6 +112,7 @@ class Scatter(Instruction):
     """Store stream ``src`` at ``addr`` + map; the map is taken as in Gather."""
 
     addr: int = operand(ADDRESS_BITS, Role.ADDRESS, below=_depth, doc="base address")
+    still: int = still_operand()
     src: int = operand(STREAM_BITS, Role.READS, kind="stream", doc="stream sampled at issue")
     map: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="map streams")
     lane: int = operand(

@@ -54,6 +54,12 @@ def add_offsets(
     )
 
 
+def _moved(op: Instruction, offsets: list[int]) -> int:
+    """Return what Loops add to the address of an instruction, of ``offsets`` by level."""
+    still: int = getattr(op, "still", 0)
+    return sum(offset for level, offset in enumerate(offsets) if not still >> level & 1)
+
+
 class _Walker:
     """Walks one queue's words; stops at each Sync until told when it resumes."""
 
@@ -82,6 +88,12 @@ class _Walker:
                 raise self.fail(str(error)) from None
         return op
 
+    def length_at(self, pc: int) -> int:
+        """Return the length of the block of the Loop at a word."""
+        loop = self.cache[self.words[pc]]
+        assert isinstance(loop, icu.Loop)
+        return loop.length
+
     def emit(self, cycles: NDArray[np.int64], word: int, offsets: NDArray[np.int64]) -> None:
         self.total += len(cycles)
         if self.total > MAX_ISSUES:
@@ -91,8 +103,8 @@ class _Walker:
 
     def run(self) -> None:
         """Walk until the queue parks or halts."""
-        loop: tuple[int, int] | None = None  # pc of the Loop and the repetition under way
-        offset = 0
+        loops: dict[int, tuple[int, int]] = {}  # level: pc of the Loop, repetition under way
+        offsets = [0] * self.config.loops  # what each level adds to addresses
         previous: tuple[int, int] | None = None  # word and pc of the instruction before
         self.parked = False
         while True:
@@ -110,26 +122,33 @@ class _Walker:
                     raise self.fail("Repeat with a count or distance of zero")
                 steps = np.arange(1, op.count + 1, dtype=np.int64)
                 cycles = self.time - 1 + steps * op.distance
+                offset = _moved(self.cache[previous[0]], offsets)
                 self.emit(cycles, previous[0], offset + steps * op.stride)
                 self.time += op.count * op.distance
                 previous = None
             elif isinstance(op, icu.Loop):
-                if not self.config.loops:
-                    raise self.fail("Loop on a chip without loops")
+                if op.level >= self.config.loops:
+                    raise self.fail("Loop of a level that the chip does not have")
                 self.time += 1
-                done = loop[1] if loop and loop[0] == self.pc else 0
-                if loop and loop[0] != self.pc:
-                    raise self.fail("Loop inside the block of another")
+                done = loops.pop(op.level)[1] if loops.get(op.level, (-1,))[0] == self.pc else 0
                 if not op.count or not op.length or op.length > self.pc:
                     raise self.fail("Loop with a count or length that cannot be")
+                around = [
+                    place - length
+                    for level, (place, _) in loops.items()
+                    if level > op.level and (length := self.length_at(place))
+                ]
+                if len(around) < len(loops) or any(self.pc - op.length < it for it in around):
+                    raise self.fail("Loop inside the block of another")
                 previous = None
                 if done < op.count:
-                    loop, offset = (self.pc, done + 1), (done + 1) * op.stride
+                    loops[op.level] = self.pc, done + 1
+                    offsets[op.level] = (done + 1) * op.stride
                     self.pc -= op.length
                     continue
-                loop, offset = None, 0
+                offsets[op.level] = 0
             elif isinstance(op, (icu.Sync, icu.Notify)):
-                if loop:
+                if loops:
                     raise self.fail(f"{op.mnemonic} inside the block of a Loop")
                 previous = None
                 if isinstance(op, icu.Notify):
@@ -141,7 +160,8 @@ class _Walker:
                     return
             else:
                 cycles = np.array([self.time], dtype=np.int64)
-                self.emit(cycles, self.words[self.pc], np.array([offset], dtype=np.int64))
+                offset = np.array([_moved(op, offsets)], dtype=np.int64)
+                self.emit(cycles, self.words[self.pc], offset)
                 self.time += 1
                 previous = (self.words[self.pc], self.pc)
             self.pc += 1

@@ -44,6 +44,7 @@ class Operand:
     names: tuple[str, ...] = ()
     streams: "int | Callable[[Any, Config], int]" = 1  #: streams that the operand spans
     below: "Callable[[Config], int] | None" = None  #: legal values, where fewer than the field's
+    default: int | None = None  #: value where none is given
     low: int = 0  # position of the least significant bit in the word
 
     def span(self, of: "Instruction", config: Config) -> int:
@@ -77,14 +78,19 @@ def operand(
     names: tuple[str, ...] = (),
     streams: int | Callable[[Any, Config], int] = 1,
     below: Callable[[Config], int] | None = None,
+    default: int | None = None,
 ) -> Any:
     """Declare one operand of an instruction class.
 
     ``streams`` is the number of streams that a stream operand spans, or a function of the
-    instruction and the configuration. ``below`` returns the number of legal values.
+    instruction and the configuration. ``below`` returns the number of legal values. ``default``
+    need not be given, nor is it shown.
     """
-    spec = Operand("", bits, signed, role, kind, doc, names, streams, below)
-    return dataclasses.field(metadata={"operand": spec})
+    spec = Operand("", bits, signed, role, kind, doc, names, streams, below, default)
+    metadata = {"operand": spec}
+    if default is None:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class Instruction:

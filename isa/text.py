@@ -45,8 +45,9 @@ def _read(spec: Operand, text: str) -> int:
 
 def to_text(op: Instruction) -> str:
     """Return one line of text; ``parse`` reads it back."""
-    shown = ", ".join(f"{spec.name}={_show(spec, getattr(op, spec.name))}" for spec in op.operands)
-    return f"{op.mnemonic} {shown}".rstrip()
+    values = [(spec, getattr(op, spec.name)) for spec in op.operands]
+    shown = [f"{spec.name}={_show(spec, it)}" for spec, it in values if it != spec.default]
+    return f"{op.mnemonic} {', '.join(shown)}".rstrip()
 
 
 def parse(kind: str, line: str) -> Instruction:
@@ -68,8 +69,8 @@ def parse(kind: str, line: str) -> Instruction:
         if name not in specs or name in values:
             raise ValueError(f"{mnemonic}: operand {name!r} is unknown or given twice")
         values[name] = _read(specs[name], text)
-    for name in specs:
-        if name not in values:
+    for name, spec in specs.items():
+        if name not in values and spec.default is None:
             raise ValueError(f"{mnemonic}: operand {name!r} is missing")
     op = found[mnemonic](**values)
     op.encode()

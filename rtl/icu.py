@@ -60,7 +60,7 @@ def stored_bits(kind: str, config: Config) -> int:
             continue
         used |= op.opcode
         for spec in op.operands:
-            mask = (1 << bits if spec.name == "stride" else 1 << spec.bits) - 1
+            mask = (1 << bits) - 1 if spec.name == "stride" else spec.used(config)
             used |= (mask & (1 << spec.bits) - 1) << spec.low
     return used
 
@@ -185,7 +185,7 @@ class ICUQueue(wiring.Component):
         with m.If(memory.en):
             m.d.sync += pc.eq(memory.addr)
 
-        offset, looping = C(0), C(0)
+        offset, looping = C(0), C(0)  # of all levels of Loop
         if icu.Loop in own:
             offset, looping = self._loop(m, fetched, execute[icu.Loop], jump)
         due = self._wait(m, fetched, seen, execute, stay)
@@ -218,24 +218,43 @@ class ICUQueue(wiring.Component):
 
     def _loop(
         self, m: Module, fetched: Signal, execute: Signal, jump: Signal
-    ) -> tuple[Value, Signal]:
-        """Decide whether a Loop jumps; return what it adds to addresses and whether one runs."""
-        count = field(fetched, icu.Loop, "count")
-        looping, rounds, left = Signal(), Signal(len(count)), Signal(len(count))
-        m.d.comb += left.eq(Mux(looping, rounds, count))
+    ) -> tuple[Value, Value]:
+        """Decide whether a Loop jumps; return what all add to addresses and whether one runs."""
+        count, stride = field(fetched, icu.Loop, "count"), field(fetched, icu.Loop, "stride")
+        levels = range(self.config.loops)
+        level = field(fetched, icu.Loop, "level") if len(levels) > 1 else C(0, 1)
+        mine = [execute & (level == number) for number in levels]
+        looping, left = Signal(len(levels)), Signal(len(count))
+        rounds = [Signal(len(count), name=f"rounds_{number}") for number in levels]
+        chosen = Mux(level, rounds[-1], rounds[0])
+        m.d.comb += left.eq(Mux(looping.bit_select(level, 1), chosen, count))
         with m.If(execute):
             m.d.comb += jump.eq(left.any())
-            m.d.sync += [looping.eq(jump), rounds.eq(left - 1)]
+        for number in levels:
+            with m.If(mine[number]):
+                m.d.sync += [looping[number].eq(jump), rounds[number].eq(left - 1)]
         with m.If(self.launch):
             m.d.sync += looping.eq(0)
         if not self.address:
-            return C(0), looping
-        offset = Signal(self.address[1])
-        with m.If(execute):
-            m.d.sync += offset.eq(Mux(jump, offset + field(fetched, icu.Loop, "stride"), 0))
-        with m.If(self.launch):
-            m.d.sync += offset.eq(0)
-        return offset, looping
+            return C(0), looping.any()
+        offsets = [Signal(self.address[1], name=f"offset_{number}") for number in levels]
+        moved = Signal(self.address[1])
+        m.d.comb += moved.eq(Mux(level, offsets[-1], offsets[0]) + stride)
+        for offset, execute_it in zip(offsets, mine, strict=True):
+            with m.If(execute_it):
+                m.d.sync += offset.eq(Mux(jump, moved, 0))
+            with m.If(self.launch):
+                m.d.sync += offset.eq(0)
+        still = self._still(fetched)
+        added = [Mux(still[number], 0, offset) for number, offset in enumerate(offsets)]
+        return sum(added, C(0)), looping.any()
+
+    def _still(self, fetched: Signal) -> Value:
+        """Return, of the fetched word, the levels of Loop that do not move its address."""
+        own = [op for op in instructions(self.kind) if op.kind == self.kind]
+        if not any(spec.name == "still" for op in own for spec in op.operands):
+            return C(0, icu.MOST_LEVELS)
+        return field(fetched, own[0], "still")
 
     def _wait(
         self,

@@ -1,5 +1,7 @@
 """The cycles in which queues issue: every rule of the ICU, and every way to break one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,6 +146,33 @@ def test_loops_may_follow_each_other():
     assert issued(text) == [(0, 10), (2, 11), (4, 20), (6, 22), (8, 24)]
 
 
+def test_loops_nest_two_deep_and_their_strides_add_up():
+    inner = f"{READ}; loop count=1, length=1, stride=1"
+    text = f"{inner}; read addr=50, dst=E0; loop count=1, length=3, level=1, stride=100; {READ}"
+    once = [(0, 10), (2, 11), (4, 50)]
+    again = [(cycle + 6, address + 100) for cycle, address in once]
+    assert issued(text) == [*once, *again, (12, 10)]
+
+
+def test_addresses_that_are_still_leave_out_a_level():
+    block = "; ".join(f"read addr={10 * still}, still={still}, dst=E0" for still in range(4))
+    text = (
+        f"{block}; loop count=1, length=4, stride=1; loop count=1, length=5, level=1, stride=100; "
+        "read addr=99, dst=E0"
+    )
+    found = [address for _, address in issued(text)]
+    assert found[:8] == [0, 10, 20, 30, 1, 10, 21, 30]
+    assert found[8:] == [100, 110, 20, 30, 101, 110, 21, 30, 99]
+
+
+def test_repeat_moves_addresses_that_are_still():
+    text = (
+        "read addr=10, still=1, dst=E0; repeat count=1, distance=1, stride=3; "
+        "loop count=1, length=2, stride=7"
+    )
+    assert [address for _, address in issued(text)] == [10, 13, 10, 13]
+
+
 # Sync and Notify.
 
 
@@ -189,6 +218,7 @@ def test_notify_that_nobody_waits_for_does_nothing():
 
 REPEAT = "repeat count=1, distance=1, stride=0"
 LOOP = "loop count=1, length=1, stride=0"
+OUTER = "loop count=1, length=2, level=1, stride=0"
 
 
 @pytest.mark.parametrize("before", ["", "nop count=1;", f"{READ}; {REPEAT};", f"{READ}; {LOOP};"])
@@ -222,6 +252,25 @@ def test_loop_must_have_a_count_and_a_block_that_exists(fields):
 def test_blocks_must_not_nest():
     text = f"{READ}; {LOOP}; loop count=1, length=2, stride=0"
     broken(r"^MEM_W0\.read word 1: Loop inside the block of another$", first=text)
+
+
+def test_block_of_a_higher_level_must_not_be_within_one_of_a_lower():
+    text = f"{READ}; loop count=1, length=1, level=1, stride=0; loop count=1, length=2, stride=0"
+    broken(r"^MEM_W0\.read word 1: Loop inside the block of another$", first=text)
+
+
+def test_inner_block_must_not_begin_before_the_outer():
+    text = f"{READ}; {READ}; loop count=1, length=2, stride=0; {OUTER}"
+    assert len(issued(text.replace("length=2,", "length=1,", 1))) == 5
+    broken(r"^MEM_W0\.read word 2: Loop inside the block of another$", first=text)
+
+
+def test_levels_must_be_those_of_the_chip():
+    config = dataclasses.replace(CONFIG, loops=1)
+    words = np.array(assemble("mem_read", [READ, OUTER]), np.uint64)
+    message = r"^MEM_W0\.read word 1: Loop of a level that the chip does not have$"
+    with pytest.raises(SequenceError, match=message):
+        expand(config, {FIRST.index: words})
 
 
 @pytest.mark.parametrize("word", ["sync", "notify"])
@@ -261,7 +310,20 @@ def test_queue_must_not_issue_without_end(monkeypatch):
 def stepped(program: list[Instruction]) -> tuple[list[tuple[int, int]], int]:
     """Return (cycle, address) of each issue, and the cycle of the halt: rules word by word."""
     found: list[tuple[int, int]] = []
-    cycle = pc = round_ = 0
+    cycle = pc = 0
+    rounds = [0, 0]
+
+    def address_of(op: mem.Read, pc: int) -> int:
+        moved = op.addr
+        for level in (0, 1):  # the block that a word is in, if any, ends with the next such Loop
+            loops = [i for i, op in enumerate(program) if isinstance(op, icu.Loop)]
+            own = [
+                i for i in loops if program[i].level == level and i > pc >= i - program[i].length
+            ]  # type: ignore[attr-defined]
+            if own and not op.still >> level & 1:
+                moved += program[own[0]].stride * rounds[level]  # type: ignore[attr-defined]
+        return moved % CONFIG.depth
+
     while pc < len(program):
         op = program[pc]
         if isinstance(op, icu.NOP):
@@ -273,16 +335,14 @@ def stepped(program: list[Instruction]) -> tuple[list[tuple[int, int]], int]:
             cycle = found[-1][0] + 1
         elif isinstance(op, icu.Loop):
             cycle += 1
-            round_ += 1
-            if round_ <= op.count:
+            rounds[op.level] += 1
+            if rounds[op.level] <= op.count:
                 pc -= op.length
                 continue
-            round_ = 0
+            rounds[op.level] = 0
         else:
             assert isinstance(op, mem.Read)
-            loop = next((i for i in program[pc:] if isinstance(i, icu.Loop)), None)
-            stride = loop.stride * round_ if loop else 0
-            found.append((cycle, (op.addr + stride) % CONFIG.depth))
+            found.append((cycle, address_of(op, pc)))
             cycle += 1
         pc += 1
     return found, cycle
@@ -290,16 +350,21 @@ def stepped(program: list[Instruction]) -> tuple[list[tuple[int, int]], int]:
 
 @st.composite
 def legal_programs(draw: st.DrawFn) -> list[Instruction]:
-    """Draw blocks, each of Reads with or without a Repeat and of NOPs, looped or not."""
+    """Draw blocks, each of Reads with or without a Repeat and of NOPs, looped or not.
+
+    Some blocks with their Loops are a block of level 1.
+    """
     program: list[Instruction] = []
     signed = st.integers(-2048, 2047)
-    for _ in range(draw(st.integers(1, 4))):
+    begin = 0
+    for _ in range(draw(st.integers(1, 5))):
         block: list[Instruction] = []
         for _ in range(draw(st.integers(1, 5))):
             if draw(st.booleans()):
                 block.append(icu.NOP(count=draw(st.integers(0, 9))))
                 continue
-            block.append(mem.Read(addr=draw(st.integers(0, CONFIG.depth - 1)), dst=0))
+            address, still = draw(st.integers(0, CONFIG.depth - 1)), draw(st.integers(0, 3))
+            block.append(mem.Read(addr=address, still=still, dst=0))
             if draw(st.booleans()):
                 count, distance = draw(st.integers(1, 5)), draw(st.integers(1, 5))
                 block.append(icu.Repeat(count=count, distance=distance, stride=draw(signed)))
@@ -307,6 +372,10 @@ def legal_programs(draw: st.DrawFn) -> list[Instruction]:
         if draw(st.booleans()):
             count = draw(st.integers(1, 4))
             program.append(icu.Loop(count=count, length=len(block), stride=draw(signed)))
+        if draw(st.booleans()):
+            count, length = draw(st.integers(1, 3)), len(program) - begin
+            program.append(icu.Loop(count=count, length=length, level=1, stride=draw(signed)))
+            begin = len(program)
     return program
 
 

@@ -86,8 +86,8 @@ def test_stride_is_added_to_the_address_modulo_its_field(cls, data):
 
 
 def test_word_of_a_known_instruction_is_as_documented():
-    assert mem.Read(addr=17, dst=3).encode() == 8 | 17 << 6 | 3 << 22
-    assert icu.Repeat(count=2, distance=3, stride=-1).encode() == 2 | 3 << 6 | 2 << 14 | 0xFFF << 26
+    assert mem.Read(addr=17, dst=3).encode() == 8 | 17 << 6 | 3 << 24
+    assert icu.Repeat(count=2, distance=3, stride=-1).encode() == 2 | 3 << 6 | 2 << 14 | 0xFFF << 25
     assert icu.Halt().encode() == 0
 
 
@@ -169,7 +169,7 @@ def test_declaration_refuses_what_cannot_be():
     [
         ("mem_read", 10, "mem_read: opcode 10 is no instruction of this queue"),
         ("alu", 63, "alu: opcode 63 is no instruction of this queue"),
-        ("mem_read", 8 | 1 << 28, "mem_read: read: bits beyond 28 are set"),
+        ("mem_read", 8 | 1 << 30, "mem_read: read: bits beyond 30 are set"),
         ("mxm_iw", 9 | 1 << 6, "mxm_iw: iw: bits beyond 6 are set"),
         ("alu", 1 << 40, "alu: halt: bits beyond 6 are set"),
     ],

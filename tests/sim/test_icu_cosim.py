@@ -43,7 +43,7 @@ CONFIG = Config(
     imem_words=200,
     imem_words_of=(),
     paths=16,
-    loops=True,
+    loops=2,
     two_port=False,
     wide=False,
 )
@@ -167,6 +167,16 @@ def random_segment(rng: random.Random, kind: str) -> list[int]:
             stride=rng.randrange(-2048, 2048),
         )
         words += [*block, loop.encode()]
+    if rng.random() < 0.7:
+        # Around all of it or the last part of it, where no block is cut.
+        first = len(words) - len(block) - 1 if rng.random() < 0.3 else 0
+        outer = icu.Loop(
+            count=rng.choice([1, 2]),
+            length=len(words) - first,
+            level=1,
+            stride=rng.randrange(-2048, 2048),
+        )
+        words.append(outer.encode())
     return words
 
 

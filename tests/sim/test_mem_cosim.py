@@ -51,7 +51,7 @@ CONFIG = Config(
     imem_words=64,
     imem_words_of=(),
     paths=int(os.environ.get("PATHS", "16")),
-    loops=True,
+    loops=2,
     two_port=False,
     wide=False,
 )

@@ -48,7 +48,7 @@ BASE = Config(
     imem_words=64,
     imem_words_of=(),
     paths=4,
-    loops=True,
+    loops=2,
     two_port=False,
     wide=False,
 )
