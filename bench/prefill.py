@@ -9,11 +9,10 @@ from rich.table import Table
 
 from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.compile import compile_model
-from waterclock.compiler.report import report
+from waterclock.compiler.report import LINEAR, report
 from waterclock.isa.config import load_config
 
 HIDDEN, KV, FFN, VOCAB, TOKENS = 576, 192, 1536, 64, 128
-LINEAR = ("qkv", "o", "gate_up", "down")
 SHAPES = {
     "q": (HIDDEN, HIDDEN), "k": (KV, HIDDEN), "v": (KV, HIDDEN), "o": (HIDDEN, HIDDEN),
     "gate": (FFN, HIDDEN), "up": (FFN, HIDDEN), "down": (HIDDEN, FFN),

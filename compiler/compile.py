@@ -139,7 +139,7 @@ def schedule_model(
     UserError
         When the model does not fit the chip, or is wanted in blocks that cannot be.
     """
-    config, context = model.config, model.model["context"]
+    config = model.config
     image, rows, schedules = _scheduled(model, progress, prefill=prefill)
     tries = ROOMS if config.wide and config.loops else ()
     for more in tries:

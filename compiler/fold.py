@@ -292,10 +292,11 @@ def fold(
 ) -> list[int]:
     """Return the words that issue ``issued`` in ``cycles``, from ``start`` on and until ``end``.
 
-    An ``end`` that is not behind all issues is none. With ``loops`` there may be Loops of level 0 among them.
+    An ``end`` that is not behind all issues is none. With ``loops`` there may be Loops of level 0
+    among them.
     """
     if not len(cycles):
-        return nops(end - start)
+        return nops(max(0, end - start))
     single = _Items.single(cycles, issued)
     ways = [single.repeated(fields)]
     if loops and len(cycles) <= MOST_ISSUES:

@@ -18,7 +18,17 @@ from waterclock.isa.config import Config
 from waterclock.isa.program import Program, Schedule
 from waterclock.isa.spec import word_bits
 
-__all__ = ["Kind", "Operation", "Report", "Totals", "Unit", "operations_of", "report", "tables"]
+__all__ = [
+    "LINEAR",
+    "Kind",
+    "Operation",
+    "Report",
+    "Totals",
+    "Unit",
+    "operations_of",
+    "report",
+    "tables",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +75,14 @@ class Kind:
     name: str
     operations: int
     cycles: int
+    passes: int  #: the sum of theirs
     multiplying: float  #: ABCs over what all planes could do in ``passes``
     limit: int  #: cycles of all LWs, were they dealt evenly to the planes
     issues: dict[str, int]  #: by kind of queue
+
+
+#: Operations that multiply with weights, in every layer.
+LINEAR = ("qkv", "o", "gate_up", "down")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +103,17 @@ class Report:
     kinds: tuple[Kind, ...]  #: in order of first appearance
     path: Path
 
+    @property
+    def linear(self) -> float:
+        """Share of their passes in which the linear layers of the whole model multiply."""
+        mine = [kind for kind in self.kinds if kind.name in LINEAR]
+        passes = sum(kind.passes for kind in mine)
+        return sum(kind.multiplying * kind.passes for kind in mine) / max(1, passes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         found = dataclasses.asdict(self)
+        found["linear"] = self.linear
         found["path"]["spent"] = self.path.spent()
         return found
 
@@ -210,6 +233,7 @@ def _kinds(operations: tuple[Operation, ...], config: Config) -> tuple[Kind, ...
                 name=name,
                 operations=len(mine),
                 cycles=cycles,
+                passes=passes,
                 multiplying=products / max(1, passes),
                 limit=-(-sum(o.issues.get("mxm_lw", 0) for o in mine) // (2 * config.planes)),
                 issues=issues,
@@ -286,6 +310,9 @@ def _kinds_table(found: Report) -> Table:
             _share(kind.multiplying),
             f"{sum(kind.issues.values()):,}",
         )
+    if found.linear:
+        table.add_section()
+        table.add_row("linear layers", "", "", "", "", _share(found.linear), "")
     return table
 
 

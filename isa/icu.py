@@ -6,7 +6,6 @@ A queue reads one word a cycle. A unit's instruction takes one cycle and is issu
 from waterclock.isa.config import LIMITS, Config
 from waterclock.isa.spec import Instruction, instruction, operand
 
-
 MOST_LEVELS = LIMITS["loops"][1]
 
 

@@ -13,7 +13,6 @@ from waterclock.compiler.compile import compile_model
 from waterclock.isa.config import load_config
 from waterclock.sim.reference import Reference
 
-ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {
     "odd": {"hidden": 72, "heads": 6, "kv_heads": 2, "head_dim": 12, "ffn": 200, "vocab": 331},
     "one head a vector": {
@@ -68,7 +67,7 @@ def test_the_embedded_model_crosses_a_bucket_and_stays_exact() -> None:
 
 
 def test_the_embedded_model_is_exact_on_few_alus_and_wide_slices() -> None:
-    program = compile_model(load_checkpoint(story()), load_config(ROOT / "fpga" / "story.yaml"), 64)
+    program = compile_model(load_checkpoint(story()), load_config("nano"), 64)
     check_program(program)
     result = run(program, [1, 300], 4, "golden")
     assert result.exact

@@ -76,6 +76,7 @@ def test_report_tells_how_much_of_the_time_planes_multiply(program):
     assert found.block == 32
     assert shares["embed"] == 0
     assert 0.5 < shares["gate_up"] <= 1
+    assert min(shares.values()) <= found.linear <= 1
 
 
 def test_a_chip_without_room_for_blocks_is_refused(tmp_path):

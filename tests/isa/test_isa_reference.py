@@ -50,8 +50,8 @@ def test_every_field_of_every_preset_is_there(text):
     for name in ("superlanes", "slices", "rows", "load_streams", "imem_words"):
         values = " | ".join(str(getattr(load_config(preset), name)) for preset in PRESETS)
         assert f"| `{name}` | {values} | " in text
-    assert "| bytes of SRAM | 262,144 | 1,835,008 | 218,103,808 | 230,686,720 |" in text
-    assert "| VXM | 4 | 9 | 15 | 13 |" in text
+    assert "| bytes of SRAM | 327,680 | 1,835,008 | 218,103,808 | 230,686,720 |" in text
+    assert "| VXM | 3 | 9 | 15 | 13 |" in text
 
 
 def test_tables_are_rectangular(text):
