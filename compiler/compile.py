@@ -182,6 +182,7 @@ def _scheduled(
     image = Image(model, config, context, reserve)
     _must_fit(image, model.name)
     rows = _rows(image, context, model.name) if prefill else None
+    _must_fit(image, model.name, prefill=prefill)
     plans = []
     sizes = [(size, 1) for size in buckets(context)]
     if rows:
@@ -241,7 +242,8 @@ def _longest(schedules: list[Schedule], config: Config) -> tuple[float, Queue, i
     return max(found, key=lambda item: item[0])
 
 
-def _must_fit(image: Image, name: str) -> None:
+def _must_fit(image: Image, name: str, *, prefill: bool = False) -> None:
+    """Raise ``UserError`` where rows are missing; with ``prefill`` blocks are the reason."""
     missing = image.memory.missing
     if not missing:
         return
@@ -252,6 +254,7 @@ def _must_fit(image: Image, name: str) -> None:
         if load_config(preset).sram_bytes >= config.sram_bytes + missing
     ]
     hint = f"preset {larger[0]} would do" if larger else "no preset is large enough"
+    hint = "leave out --prefill or use a smaller --context" if prefill else hint
     raise UserError(
         f"{name}: does not fit preset {config.name} ({config.sram_bytes} bytes of "
         f"SRAM): {missing} bytes are missing; {hint}"

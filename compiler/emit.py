@@ -182,7 +182,7 @@ def _looped(
     for index, rounds in turns:
         place, gap = first + int(places[index]), int(gaps[index])
         # As early as it may be: behind what came before, with a cycle for the Loop of a round.
-        begin = max(place - gap + 2, int(outside[outside < place].max(initial=0)) + 1)
+        begin = max(start, place - gap + 2, int(outside[outside < place].max(initial=0)) + 1)
         over = begin + rounds * period
         if (
             begin <= place

@@ -43,7 +43,7 @@ class Vec:
         return next(place for place in self.places if place.side is side)
 
 
-PAGES = 1024  #: parts of a slice's rows, one of which each layer has in a page
+PAGES = 4096  #: parts of a slice's rows, one of which each layer has in a page
 
 
 @dataclasses.dataclass(frozen=True)
