@@ -56,7 +56,9 @@ class Memory:
     def verilog(self, name: str) -> str:
         """Return declarations and instance for a module with a port for each of its ports."""
         bits = dict.fromkeys(PORTS[self.module], 1)
-        bits |= dict.fromkeys((x for x in bits if x.endswith("addr")), self.depth.bit_length() - 1)
+        bits |= dict.fromkeys(
+            (x for x in bits if x.endswith("addr")), (self.depth - 1).bit_length()
+        )
         bits |= dict.fromkeys(("wdata", "rdata"), self.width)
         lines = [
             f"  {'output' if port == 'rdata' else 'input'} [{size - 1}:0] {name}_{port};"

@@ -5,6 +5,7 @@ import pytest
 from waterclock import Program, run
 from waterclock.api import loaded, scheduled
 from waterclock.compiler.check import check_program
+from waterclock.compiler.report import report
 from waterclock.conversation import question
 from waterclock.isa.errors import UserError
 
@@ -12,7 +13,8 @@ pytestmark = pytest.mark.long
 
 CONTEXT = 128
 MOST_CYCLES = 95_000  #: of a token
-MOST_CODE = 4 << 20  #: bytes of all instruction memories
+MOST_CODE = 1 << 20  #: bytes of all instruction memories
+LEAST_LINEAR = 0.85  #: of the bound by multiplications, in a block
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,20 @@ def test_it_is_proven_and_near_the_limit(program):
     assert max(schedule.cycles for schedule in program.schedules) <= MOST_CYCLES
     words = sum(len(found) for schedule in program.schedules for found in schedule.words.values())
     assert 8 * words <= MOST_CODE
+
+
+def test_blocks_of_positions_go_through_all_layers():
+    try:
+        model = loaded("smollm2", "medium", CONTEXT)
+    except UserError as error:
+        pytest.skip(str(error))
+    found = scheduled(model, prefill=True)
+    proofs = check_program(found)
+    assert [proof.context for proof in proofs] == [64, 128, 64, 128]
+    words = sum(len(code) for schedule in found.schedules for code in schedule.words.values())
+    assert 8 * words <= MOST_CODE
+    block = next(schedule for schedule in found.schedules if schedule.block > 1)
+    assert report(found, block).linear >= LEAST_LINEAR
 
 
 @pytest.mark.parametrize("engine", ["golden", "rtl"])

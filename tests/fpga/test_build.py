@@ -1,5 +1,6 @@
 """The way to a bitstream: clock, pins, contents of memories, what is refused, what is reported."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_cells_belong_to_units():
         name = queue.name.replace(".", "_").lower()
         assert cell_unit(f"chip.{name}.memory.memory.words.0.0", NANO) == "ICU"
     places = {
-        "chip.mem_e1_0.slice_2.banks.memory.words.0.3": "MEM",
+        "chip.mem_e0_0.slice_2.banks.memory.words.0.3": "MEM",
         "chip.vxm_0.alu0_ac_3.s3_normal_TRELLIS_FF_Q": "VXM",
         "chip.reducer.sum_0_1.s1_a_TRELLIS_FF_Q": "VXM",
         "chip.mxm_w0.core.tile_0_0.sum_3": "MXM",
@@ -197,12 +198,13 @@ endmodule
 @pytest.mark.long
 @needs_yosys
 def test_program_is_in_the_block_rams_of_the_netlist(tmp_path: Path):
+    config = dataclasses.replace(NANO, slices=8, rows=1024, wide=False)
     rng = np.random.default_rng(6)
     rows = {(1, 2, 30): rng.integers(0, 256, (900, 8), np.uint8)}
     rows[1, 2, 1100] = rng.integers(0, 256, (5, 8), np.uint8)
     program = Program(
         name="test",
-        config=NANO,
+        config=config,
         schedules=(),
         memory=rows,
         extents=np.zeros((0, 0), np.int64),
@@ -213,8 +215,8 @@ def test_program_is_in_the_block_rams_of_the_netlist(tmp_path: Path):
         tokenizer=None,
         chat_template=None,
     )
-    files = {name: text for name, text in cached_verilog(NANO).items() if "mem_" in name}
-    files["sram.sv"] = cached_verilog(NANO)["sram.sv"]
+    files = {name: text for name, text in cached_verilog(config).items() if "mem_" in name}
+    files["sram.sv"] = cached_verilog(config)["sram.sv"]
     netlist = tmp_path / "netlist.json"
     synthesise(files | {"top.sv": GROUP}, "top", ["mem_group"], netlist=netlist)
     count = put_contents(netlist, program)

