@@ -161,8 +161,9 @@ def _sorted(parts: Sequence[_Queue]) -> _Queue:
 
 
 def _looped(
-    queue: Queue, parts: list[_Queue], period: int, config: Config, start: int, end: int
-) -> list[int] | None:
+    queue: Queue, parts: list[_Queue], period: int, config: Config, start: int, end: int,
+    *, wait: bool,
+) -> list[int] | None:  # fmt: skip
     """Return the words of a queue whose repetitions share code, or None where they cannot.
 
     ``parts`` are what comes before, the repetitions, and what comes behind. The code that is
@@ -186,6 +187,7 @@ def _looped(
         over = begin + rounds * period
         if (
             begin <= place
+            and over <= end
             and last < begin + period
             and not ((outside >= begin) & (outside < over)).any()
         ):
@@ -211,7 +213,7 @@ def _looped(
         *fold(fields, before.cycles, before.words, start, begin, loops=True),
         *block,
         loop,
-        *fold(fields, behind.cycles, behind.words, over, end, loops=True),
+        *fold(fields, behind.cycles, behind.words, over, end, loops=True, wait=wait),
     ]
 
 
@@ -236,16 +238,21 @@ def emit(plan: Plan, start: int) -> Schedule:
         parts = repeater.parts(queue.index, found, len(INTENTS[queue.kind]))
         whole = _sorted(parts)
         assert (np.diff(whole.cycles) > 0).all(), queue.name
-        opens, at, last = icu.Sync(), begin, 0  # only the notifier waits for the end
-        if queue.index == notifier:
-            opens, at, last = icu.Notify(), 1, plan.end
+        opens, at = icu.Sync(), begin
+        wait = queue.index == notifier  # for the end
+        if wait:
+            opens, at = icu.Notify(), 1
         code: list[int] = []
         if queue.leader is None:
             period = plan.block.period if plan.block else 0
-            found = _looped(queue, parts, period, config, at, last) if period else None
+            found = None
+            if period:
+                found = _looped(queue, parts, period, config, at, plan.end, wait=wait)
             if found is None:
-                fields = Fields.of(queue.kind, config)
-                found = fold(fields, whole.cycles, whole.words, at, last, loops=config.loops > 0)
+                found = fold(
+                    Fields.of(queue.kind, config), whole.cycles, whole.words, at, plan.end,
+                    loops=config.loops > 0, wait=wait,
+                )  # fmt: skip
             code = [opens.encode(), *found, icu.Halt().encode()]
         else:
             _check_follows(queue, whole, leaders[queue.leader], config)

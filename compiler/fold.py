@@ -153,7 +153,7 @@ class _Folder:
     """One queue's items, and what may be folded."""
 
     def __init__(self, items: _Items, fields: Fields, end: int, *, loops: bool):
-        self.end = end if end > items.last[-1] else 1 << 62  #: cycle by which all must be over
+        self.end = end  #: cycle by which all must be over
         self.items, self.fields, self.count = items, fields, len(items.cycles)
         self.cycles, self.last = items.cycles.tolist(), items.last.tolist()
         self.words, self.repeat_words = items.words.tolist(), items.repeats.tolist()
@@ -288,15 +288,22 @@ def _repeat(count: int, distance: int, stride: int) -> int:
 
 
 def fold(
-    fields: Fields, cycles: Ints, issued: Ints, start: int, end: int, *, loops: bool
+    fields: Fields,
+    cycles: Ints,
+    issued: Ints,
+    start: int,
+    end: int,
+    *,
+    loops: bool,
+    wait: bool = True,
 ) -> list[int]:
-    """Return the words that issue ``issued`` in ``cycles``, from ``start`` on and until ``end``.
+    """Return the words that issue ``issued`` in ``cycles``, from ``start`` on.
 
-    An ``end`` that is not behind all issues is none. With ``loops`` there may be Loops of level 0
-    among them.
+    They are over in cycle ``end``, not before if they shall ``wait`` for it. With ``loops`` there
+    may be Loops of level 0 among them.
     """
     if not len(cycles):
-        return nops(max(0, end - start))
+        return nops(max(0, end - start)) if wait else []
     single = _Items.single(cycles, issued)
     ways = [single.repeated(fields)]
     if loops and len(cycles) <= MOST_ISSUES:
@@ -308,5 +315,5 @@ def fold(
         for cycle, piece, after in _Folder(items, fields, end, loops=loops).fold():
             words += nops(cycle - now) + piece
             now = after
-        found.append(words + nops(max(0, end - now)))
+        found.append(words + nops(end - now) if wait else words)
     return min(found, key=len)

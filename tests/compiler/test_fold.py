@@ -12,6 +12,7 @@ from waterclock.isa.sequence import expand
 
 CONFIG = load_config("nano")
 QUEUE = next(queue for queue in queues(CONFIG) if queue.kind == "mem_read")
+FAR = 1 << 40
 FIELDS = Fields.of("mem_read", CONFIG)
 
 Issues = tuple[np.ndarray, np.ndarray]
@@ -64,14 +65,14 @@ def test_a_block_with_addresses_that_stand_still_takes_a_loop():
     found = [
         (10 * k + at, address) for k in range(20) for at, address in ((0, 7), (3, 100 + 2 * k))
     ]
-    assert len(fold(FIELDS, *issues(found), 0, 0, loops=True)) == 5
+    assert len(fold(FIELDS, *issues(found), 0, FAR, loops=True, wait=False)) == 5
     without = dataclasses.replace(FIELDS, still=None)
-    assert len(fold(without, *issues(found), 0, 0, loops=True)) > 5
+    assert len(fold(without, *issues(found), 0, FAR, loops=True, wait=False)) > 5
 
 
 def test_a_block_of_repeats_takes_a_loop():
     found = [(20 * k + at, 100 * k + 3 * at) for k in range(30) for at in range(16)]
-    assert len(fold(FIELDS, *issues(found), 0, 0, loops=True)) == 4
+    assert len(fold(FIELDS, *issues(found), 0, FAR, loops=True, wait=False)) == 4
 
 
 def test_no_loop_goes_on_beyond_the_end():
@@ -83,4 +84,4 @@ def test_no_loop_goes_on_beyond_the_end():
 def test_nothing_is_waited_for():
     none = np.zeros(0, np.int64)
     assert fold(FIELDS, none, none, 3, 10, loops=True) == [icu.NOP(count=7).encode()]
-    assert fold(FIELDS, none, none, 3, 0, loops=True) == []
+    assert fold(FIELDS, none, none, 3, FAR, loops=True, wait=False) == []
