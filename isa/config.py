@@ -43,8 +43,8 @@ LIMITS: dict[str, tuple[int, int]] = {
     "acc_entries": (1, 64),
     "digits": (1, 3),
     "imem_words": (64, 65536),
-    "loops": (0, 2),
     "paths": (4, 64),
+    "loops": (0, 2),
     "alu_cycles": (4, 8),
 }
 
