@@ -74,23 +74,24 @@ ROMS = {SpecialFunctions: special.rom, MultiplySpecial: shared_rom}
 class Bench(wiring.Component):
     """All lanes of a unit, and the register that takes the result."""
 
-    def __init__(self, unit: type[wiring.Component], flags: tuple[str, ...]):
-        self.unit, self.flags = unit, flags
+    def __init__(self, unit: type[wiring.Component], flags: tuple[str, ...], stages: int):
+        self.unit, self.flags, self.stages = unit, flags, stages
         flag_ports = {name: In(1) for name in flags}
         wide = {"a": In(32 * LANES), "b": In(32 * LANES), "result": Out(32 * LANES)}
         super().__init__({"issue": In(1)} | flag_ports | wide)
 
     def elaborate(self, platform):
         m = Module()
-        valid = Signal(STAGES)
+        valid = Signal(self.stages)
         m.d.sync += valid.eq(Cat(self.issue, valid))
+        deep = hasattr(self.unit, "OPTIONAL")
         words = ROMS.get(self.unit)
         if words:
             m.submodules.rom = rom = SpecialROM(LANES, words())
             m.d.comb += rom.enable.eq(valid[0])
         for lane in range(LANES):
-            m.submodules[f"lane_{lane}"] = unit = self.unit()
-            m.d.comb += unit.enable.eq(Cat(self.issue, valid[:2]))
+            m.submodules[f"lane_{lane}"] = unit = self.unit(self.stages) if deep else self.unit()
+            m.d.comb += unit.enable.eq(Cat(self.issue, valid[:-1]))
             m.d.comb += [getattr(unit, name).eq(getattr(self, name)) for name in self.flags]
             m.d.comb += unit.a.eq(self.a.word_select(lane, 32))
             if hasattr(unit, "b"):
@@ -98,7 +99,7 @@ class Bench(wiring.Component):
             if words:
                 m.d.comb += rom.address.word_select(lane, ADDRESS_BITS).eq(unit.rom_address)
                 m.d.comb += unit.rom_word.eq(rom.word.word_select(lane, len(unit.rom_word)))
-            with m.If(valid[2]):
+            with m.If(valid[-1]):
                 m.d.sync += self.result.word_select(lane, 32).eq(unit.result)
         return m
 
@@ -183,7 +184,8 @@ async def unit_agrees(dut) -> None:
         getattr(dut, name).value = 0
     Clock(dut.clk, 10, unit="ns").start(start_high=False)
     await FallingEdge(dut.clk)
-    pipeline: list[tuple[str, int] | None] = [None] * 4
+    stages = int(cocotb.plusargs["stages"])
+    pipeline: list[tuple[str, int] | None] = [None] * (stages + 1)
     while issues or any(pipeline):
         op = issues.pop() if issues and rng.random() < 0.9 else None
         dut.issue.value = op is not None
@@ -192,10 +194,10 @@ async def unit_agrees(dut) -> None:
             dut.a.value, dut.b.value = (to_int(x[index]) for x in data[mnemonic][:2])
             for name in names:
                 getattr(dut, name).value = name in flags[mnemonic]
-        pipeline = [op, *pipeline[:3]]
+        pipeline = [op, *pipeline[:stages]]
         await FallingEdge(dut.clk)
-        if pipeline[3]:
-            mnemonic, index = pipeline[3]
+        if pipeline[stages]:
+            mnemonic, index = pipeline[stages]
             a, b, expected = (x[index] for x in data[mnemonic])
             found = dut.result.value.to_unsigned()
             if found != to_int(expected):
@@ -207,14 +209,22 @@ async def unit_agrees(dut) -> None:
                 )
 
 
-def simulator(unit: str) -> Path:
+def simulator(unit: str, stages: int) -> Path:
     component, flags = UNITS[unit]
     names = tuple(sorted({name for found in flags.values() for name in found}))
-    text = convert(Bench(component, names), "bench")
+    text = convert(Bench(component, names, stages), "bench")
     return verilator.build({"bench.v": text}, "bench")
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_agrees_with_numerics_in_every_bit(unit: str) -> None:
+DEPTHS = [
+    (unit, STAGES + more)
+    for unit, (component, _) in UNITS.items()
+    for more in range(1 + len(getattr(component, "OPTIONAL", ())))
+]
+
+
+@pytest.mark.parametrize(("unit", "stages"), DEPTHS)
+def test_a_unit_agrees_with_numerics_in_every_bit(unit: str, stages: int) -> None:
     assert LANES * VECTORS >= 50_000
-    verilator.run(simulator(unit), "test_fp", plusargs=[f"+unit={unit}"], seed=4)
+    plusargs = [f"+unit={unit}", f"+stages={stages}"]
+    verilator.run(simulator(unit, stages), "test_fp", plusargs=plusargs, seed=4)

@@ -209,7 +209,7 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
 @pytest.mark.parametrize("vectors", [1, 4, 6])
 def test_a_feed_turns_the_vectors_to_their_places(vectors: int, digits: int) -> None:
     config = dataclasses.replace(
-        NANO, superlanes=6, lanes=2, streams=12, load_streams=vectors, digits=digits
+        NANO, superlanes=6, lanes=2, streams=12, slices=8, load_streams=vectors, digits=digits
     )
     dut = MXMFeed(config)
     shape = (len(orders(config)), vectors, config.lanes)
