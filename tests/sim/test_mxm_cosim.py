@@ -41,14 +41,14 @@ NANO = load_config("nano")
 CONFIGS = {
     # Nine tiles, whose rows are no multiple of the vectors that LW loads and turns.
     "whole": dataclasses.replace(
-        NANO, superlanes=3, lanes=4, streams=12, load_streams=6, digits=1, act_entries=5
+        NANO, superlanes=3, lanes=4, streams=12, slices=8, load_streams=6, digits=1, act_entries=5
     ),
     # Activations in digits, a vector that is no power of two.
     "digits": dataclasses.replace(
         NANO, superlanes=3, lanes=2, load_streams=2, act_entries=4, acc_entries=3, digits=3
     ),
     # One superlane, as many vectors as lanes.
-    "single": dataclasses.replace(NANO, load_streams=8, digits=1),
+    "single": dataclasses.replace(NANO, slices=8, load_streams=8, digits=1),
     # In digits, more lanes than turns, of which the last are not all taken.
     "nano": NANO,
 }
