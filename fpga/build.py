@@ -15,7 +15,7 @@ from waterclock.fpga.contents import put_contents
 from waterclock.fpga.devices import Resources
 from waterclock.fpga.nextpnr import Placement, Step, pack, place
 from waterclock.fpga.pll import find_pll
-from waterclock.fpga.resources import REST, by_unit, count_cells, unit_of
+from waterclock.fpga.resources import REST, by_unit, count_cells, kept_parts
 from waterclock.fpga.serial_line import BAUD
 from waterclock.fpga.tools import require
 from waterclock.fpga.top import BOARD_TOP, CHIP, LINK, BoardTop
@@ -163,7 +163,6 @@ def build(
     inverted = tuple(name for name, pin in wires.pins.items() if pin.inverted)
     tell("converting")
     files = chip_verilog(config) | BoardTop(config, pll, BAUD, inverted).verilog()
-    kept = [part for part in (Path(file).stem for file in files) if unit_of(part)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,7 +172,7 @@ def build(
         modules = synthesise(
             files,
             BOARD_TOP,
-            [*kept, LINK, TOP],
+            [*kept_parts(files), LINK, TOP],
             lambda what: tell(f"synthesising: {what}"),
             work / NETLIST,
         )

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In
 
 from waterclock.fpga import yosys
 from waterclock.fpga.contents import put_contents
-from waterclock.fpga.resources import unit_of
+from waterclock.fpga.resources import kept_parts
 from waterclock.fpga.tools import require, run_tool
 from waterclock.fpga.top import CHIP
 from waterclock.fpga.yosys import synthesise
@@ -48,10 +48,9 @@ def netlist_verilog(
     """
     require(yosys.TOOL, yosys.PACKAGE)
     files = chip_verilog(program.config) | {f"{WRAPPER}.v": _wrapper()}
-    kept = [part for part in (Path(file).stem for file in files) if unit_of(part)]
     with tempfile.TemporaryDirectory(prefix="waterclock-") as name:
         folder = Path(name)
-        synthesise(files, WRAPPER, [*kept, TOP], progress, folder / "netlist.json")
+        synthesise(files, WRAPPER, [*kept_parts(files), TOP], progress, folder / "netlist.json")
         put_contents(folder / "netlist.json", program)
         script = "read_json netlist.json; write_verilog -noattr -noexpr netlist.v"
         run_tool(yosys.TOOL, yosys.PACKAGE, ["-q", "-p", script], folder)

@@ -1,6 +1,6 @@
 """What a chip takes of an FPGA, by unit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -36,8 +36,12 @@ def resources(
         When yosys is not installed.
     """
     files = chip_verilog(config)
-    kept = [part for part in (Path(file).stem for file in files) if unit_of(part)]
-    return by_unit(synthesise(files, TOP, kept, progress), TOP)
+    return by_unit(synthesise(files, TOP, kept_parts(files), progress), TOP)
+
+
+def kept_parts(files: Iterable[str]) -> list[str]:
+    """Return the parts, of a chip's files, that stay modules when it is synthesised."""
+    return [part for part in (Path(file).stem for file in files) if unit_of(part)]
 
 
 def unit_of(part: str) -> str | None:
