@@ -1,5 +1,7 @@
 """Fits a stencil into a plan: the first cycle in which every ALU, stream and slice is free."""
 
+import itertools
+
 from waterclock.compiler.attempt import Attempt, Found
 from waterclock.compiler.fabric import Fabric, Trial, mask_of
 from waterclock.compiler.fit_sinks import route_sinks
@@ -155,10 +157,8 @@ def _place(attempt: Attempt, stencil: Stencil) -> bool:
 def _place_unit(attempt: Attempt, node: Node) -> bool:
     """Choose an ALU that has the feature and is free at every issue and every result."""
     cycles = attempt.cycles(node)
-    issue = mask_of(cycles)
-    if node.hold:
-        issue = mask_of(list(range(cycles[0], cycles[-1] + 1)))
-    result = issue << node.latency
+    issue, moves = mask_of(cycles), mask_of(_moves(node, cycles))
+    issue, result = issue | moves, issue << node.latency | moves << 1
     for unit in _units(attempt, node):
         keys = (("alu", unit), ("bus", unit))
         if attempt.trial.free(keys[0], issue) and attempt.trial.free(keys[1], result):
@@ -183,6 +183,14 @@ def _units(attempt: Attempt, node: Node) -> list[int]:
     )
 
 
+def _moves(node: Node, cycles: list[int]) -> list[int]:
+    """Return the cycles in which ``mov`` keeps what waits for the next item."""
+    if not node.hold:
+        return []
+    pairs = itertools.pairwise(cycles)
+    return [cycle for one, other in pairs for cycle in range(one + node.latency, other)]
+
+
 def _make(op: type[Instruction], **operands: int) -> Instruction:
     """Return an instruction of a class that only its declaration knows."""
     return op(**operands)
@@ -203,11 +211,9 @@ def _emit(
         op, found, meant = node.op, [o[0][item] for o in operands], [o[1][item] for o in operands]
         if node.ring and item >= node.ring:  # a running sum takes its own earlier result
             found[1], meant[1] = own, node.values[item - node.ring]
-        if node.hold:
-            if item == 0:
-                op = vxm.OPS["mov"]
-            else:
-                found, meant = [own, found[0]], [node.values[item - 1], meant[0]]
+        if node.hold:  # the first item meets itself, so that all take as long
+            other = (own, node.values[item - 1]) if item else (found[0], meant[0])
+            found, meant = [other[0], found[0]], [other[1], meant[0]]
         out = node.values[item]
         if kind == "reduce":
             plan.issue(kind, None, unit, cycle, _make(op, a=found[0], dst=target), (meant[0], out))
@@ -216,7 +222,6 @@ def _emit(
             second = found[1] if two else SOURCE_IMM
             made = _make(op, a=found[0], b=second, dst=target, imm=node.imm)
             plan.issue(kind, None, unit, cycle, made, (meant[0], meant[1] if two else -1, out))
-        if node.hold and item + 1 < len(cycles):
-            for gap in range(cycle + 1, cycles[item + 1]):
-                keep = _make(vxm.OPS["mov"], a=own, b=SOURCE_IMM, dst=TARGET_NONE, imm=0)
-                plan.issue(kind, None, unit, gap, keep, (out, -1, out))
+        for gap in _moves(node, cycles[item : item + 2]):
+            keep = _make(vxm.OPS["mov"], a=own, b=SOURCE_IMM, dst=TARGET_NONE, imm=0)
+            plan.issue(kind, None, unit, gap, keep, (out, -1, out))

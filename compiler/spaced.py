@@ -23,6 +23,7 @@ from waterclock.compiler.stencil import (
     Stencil,
     Store,
     Stored,
+    offsets,
 )
 from waterclock.isa import mem, vxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, vxm_column
@@ -363,11 +364,13 @@ def cut(stencil: Stencil) -> Callable[[], Stencil] | None:
                 stores.setdefault(id(source), _store_of(source))
 
     def rest() -> Stencil:
-        found = Stencil(stencil.config, range(len(stencil.offsets)))
+        # Items come as fast as what holds its result lets them.
+        least = max((node.latency for node in second if node.hold), default=1)
+        found = Stencil(stencil.config, offsets(range(len(stencil.offsets)), least))
         found.nodes = second
         stored: dict[int, Stored] = {}
         for node in second:
-            node.offsets = list(range(len(node.offsets)))
+            node.offsets = found.offsets[: len(node.offsets)]
             for index, value in enumerate(node.inputs):
                 source = value.node if isinstance(value, Pick) else value
                 if not isinstance(source, Node) or id(source) in behind:

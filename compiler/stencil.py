@@ -203,13 +203,18 @@ class Stencil:
         hold: bool = False,
         ring: int = 0,
     ) -> Node:
-        """Add a node; an ``Imm`` among the inputs sets the immediate."""
+        """Add a node; an ``Imm`` among the inputs sets the immediate.
+
+        Of a stencil with a node that holds, items come no faster than its results.
+        """
         op = vxm.OPS.get(mnemonic) or vxm.REDUCTIONS[mnemonic]
         for value in inputs:
             if isinstance(value, Imm):
                 imm = value.value
         node = Node(op, list(inputs), imm, [0] if single else self.offsets, list(sinks), hold, ring)
         node.latency = op.latency(self.config)
+        if hold:
+            self.offsets[:] = offsets(self.offsets, node.latency)
         self.nodes.append(node)
         return node
 
@@ -299,11 +304,11 @@ class Stencil:
         return node
 
 
-def offsets(ready: Sequence[int]) -> list[int]:
-    """Return item offsets, one a cycle at most, that follow the cycles in which items are ready."""
+def offsets(ready: Sequence[int], least: int = 1) -> list[int]:
+    """Return item offsets, ``least`` cycles apart, that follow those in which items are ready."""
     found = [0]
     for cycle in ready[1:]:
-        found.append(max(found[-1] + 1, cycle - ready[0]))
+        found.append(max(found[-1] + least, cycle - ready[0]))
     return found
 
 

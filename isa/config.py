@@ -45,7 +45,8 @@ LIMITS: dict[str, tuple[int, int]] = {
     "imem_words": (64, 65536),
     "paths": (4, 64),
     "loops": (0, 2),
-    "alu_cycles": (4, 8),
+    "alu_cycles": (4, 9),
+    "simple_cycles": (1, 3),
 }
 
 
@@ -72,7 +73,8 @@ class Config:
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
     sxm: bool  #: whether there are SXMs; without, their columns only pass streams on
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
-    alu_cycles: int  #: cycles of an arithmetic VXM operation, see ``isa/vxm.py``
+    simple_cycles: int  #: cycles of a VXM operation that is not arithmetic, see ``isa/vxm.py``
+    alu_cycles: int  #: cycles of an arithmetic VXM operation
     imem_words: int  #: words of instruction memory a queue
     imem_words_of: tuple[tuple[str, int], ...]  #: kinds of queues that have more, and how many
     loops: int  #: levels of Loop that queues know, 0 for none
@@ -154,6 +156,8 @@ def check(config: Config, source: str) -> None:
         fail("load_streams", config.load_streams, f"at most slices ({config.slices})")
     if config.vector % config.load_streams:
         fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
+    if config.simple_cycles > 1 and config.alu_cycles == LIMITS["alu_cycles"][0]:
+        fail("alu_cycles", config.alu_cycles, "one more, as simple_cycles is more than 1")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
     for field in ("sxm", "two_port", "wide"):

@@ -7,10 +7,10 @@ the VXM's column if it has a target. So operations chain without memory: the con
 the very cycle in which the result stands on the bus.
 
 Sources and targets narrower than 32 bits take fewer streams: an i8 any one stream, an f16 two.
-Moves, and the operations of ``SIMPLE`` features, take one cycle, the others ``alu_cycles`` of the
-configuration: a clock that is to be fast on an FPGA needs more of them. Two results of one ALU must
-not fall into one cycle. The arithmetic is defined, to the bit, by the functions of
-``isa/numerics.py`` that have the names of the mnemonics.
+A move takes one cycle, the operations of ``SIMPLE`` features take ``simple_cycles`` of the
+configuration, the others ``alu_cycles``: a clock that is to be fast on an FPGA needs more of them.
+Two results of one ALU must not fall into one cycle. The arithmetic is defined, to the bit, by the
+functions of ``isa/numerics.py`` that have the names of the mnemonics.
 """
 
 from waterclock.isa.config import Config
@@ -26,14 +26,23 @@ SIMPLE = "ibh"
 SUM_CYCLES = 4
 
 
-def simple_latency(_: Config) -> int:
-    """Return the cycles of an operation that is not pipelined."""
-    return 1
+def simple_latency(config: Config) -> int:
+    """Return the cycles of an operation that is neither a move nor arithmetic.
+
+    Of more than one, the first ends when the operands are registered; of three, the second ends
+    when the result is.
+    """
+    return config.simple_cycles
 
 
 def pipelined_latency(config: Config) -> int:
     """Return the cycles of arithmetic that is pipelined."""
     return config.alu_cycles
+
+
+def registers_operands(config: Config) -> bool:
+    """Tell whether all operations but moves find their operands in registers, a cycle later."""
+    return config.simple_cycles > 1
 
 
 def partial_sums(config: Config) -> int:
@@ -48,12 +57,12 @@ def partial_sums(config: Config) -> int:
 
 def reduce_latency(config: Config) -> int:
     """Return the cycles of a reduction by comparison: one a level, and the superlanes."""
-    return config.superlanes - 1 + config.levels
+    return config.superlanes - 1 + config.levels + config.simple_cycles - 1
 
 
 def reduce_sum_latency(config: Config) -> int:
     """Return the cycles of a reduction by fp32 addition, and of crossing the superlanes."""
-    return config.superlanes - 1 + SUM_CYCLES * config.levels
+    return config.superlanes - 1 + SUM_CYCLES * config.levels + config.simple_cycles - 1
 
 
 #: Which feature of an ALU (see ``config.ALU_FEATURES``) an operation needs; "" for none.
@@ -78,10 +87,11 @@ def _declare(
         "imm": operand(IMM_BITS, kind="hex", doc="immediate value, raw bits"),
     }
     name = "".join(part.capitalize() for part in mnemonic.split("_"))
-    latency = simple_latency if feature in SIMPLE else pipelined_latency
-    cls = instruction("alu", opcode, latency=latency, mnemonic=mnemonic)(
-        type(name, (Instruction,), fields)
-    )
+    made = instruction("alu", opcode, mnemonic=mnemonic)
+    if feature:
+        latency = simple_latency if feature in SIMPLE else pipelined_latency
+        made = instruction("alu", opcode, latency=latency, mnemonic=mnemonic)
+    cls = made(type(name, (Instruction,), fields))
     FEATURE[cls], ARITY[cls], OPS[mnemonic] = feature, arity, cls
 
 

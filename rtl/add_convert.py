@@ -3,10 +3,11 @@
 Both bring a number to a unit (of the larger operand, of the result), add, and bring the sum to
 fp32; so they share what is large, the shifter down and the one up:
 
-    operands
+    operands   (unless the ALU registers them)
     ordered    (optional) the larger and the smaller one, and how far the smaller goes down
     aligned    a shifted down, to be added to the other number, to nothing, or to the exponent
     added      (optional) the sum
+    coarse     (optional) the sum, shifted up by a multiple of eight places
     normal     the sum, normalised, to be rounded, or the result of a conversion
 """
 
@@ -29,6 +30,7 @@ from waterclock.rtl.fp import (
 #: What the first stage finds; ``large`` and ``addend`` are added, with ``carry``. ``inf`` tells
 #: that the result is beyond its format.
 _FOUND = {"sign": 1, "exponent": 8, "large": 32, "addend": 32, "carry": 1, "nan": 1, "inf": 1}
+FINE = 3  #: powers of two by which the second half of the normalisation shifts
 _ONE = BIAS - F16_BIAS  #: the exponent of fp32 that is none in an f16
 
 
@@ -38,7 +40,9 @@ class AddConvert(wiring.Component):
     Parameters
     ----------
     stages : int
-        Of the pipeline; three, and as many of ``OPTIONAL``.
+        Of the pipeline: three, less one for ``registered``, and as many of ``OPTIONAL``.
+    registered : bool
+        Whether operands and flags come from registers.
 
     Members
     -------
@@ -56,9 +60,10 @@ class AddConvert(wiring.Component):
         Combinational from the last stage.
     """
 
-    OPTIONAL = ("ordered", "added")
+    OPTIONAL = ("ordered", "added", "coarse")
 
-    def __init__(self, stages: int):
+    def __init__(self, stages: int, registered: bool = False):
+        self._given = ("operands",) if registered else ()
         flags = ("subtract", "convert", "to_float", "half", "byte")
         super().__init__(
             {"enable": In(stages)}
@@ -68,7 +73,7 @@ class AddConvert(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        pipeline = Pipeline(m, self.enable, self.OPTIONAL)
+        pipeline = Pipeline(m, self.enable, self.OPTIONAL, self._given)
         flags = ("convert", "to_float", "half", "byte")
         s1 = {"a": self.a, "b": Cat(self.b[:31], self.b[31] ^ self.subtract)}
         s1 = pipeline.stage("operands", s1 | {name: getattr(self, name) for name in flags})
@@ -85,9 +90,15 @@ class AddConvert(wiring.Component):
         names = ("sign", "exponent", "nan", "inf", "zero_sign", "narrow", "half", "byte")
         kept = {name: s2[name] for name in names}
         added = pipeline.stage("added", kept | {"total": total})
-        normal, places = normalise(m, added["total"], "normal_sum", ~added["narrow"])
-        kept = {name: added[name] for name in names}
-        s3 = pipeline.stage("normal", kept | {"normal": normal, "places": places})
+        shifts = ~added["narrow"]
+        coarse, high = normalise(m, added["total"], "coarse_sum", shifts, range(FINE, 5))
+        kept = {name: added[name] for name in names} | {"coarse": coarse, "high": high}
+        kept = pipeline.stage("coarse", kept)
+        shifts, high = ~kept["narrow"], kept["high"]
+        normal, low = normalise(m, kept["coarse"], "normal_sum", shifts, range(FINE))
+        kept = {name: kept[name] for name in names} | {"normal": normal}
+        kept |= {"places": Cat(low, high)}
+        s3 = pipeline.stage("normal", kept)
 
         normal = s3["normal"]
         exponent = Signal(signed(10), name="exponent_normal")

@@ -127,15 +127,18 @@ class Chip(wiring.Component):
                     "id": IMEM_ID + queue.index,
                 },
             )
-            words[queue.kind, queue.hemisphere, queue.unit] = nets["word"]
+            # Memory, choice and sum take most of a cycle; the way to the unit has its own.
+            word = Signal(len(nets["word"]), name=f"word_{queue.index}")
+            m.d.sync += word.eq(nets["word"])
+            words[queue.kind, queue.hemisphere, queue.unit] = word
             notifies.append(nets["notify_out"])
             halted.append(nets["halted"])
             self.errors["icu"].append(nets["error"])
             read.append(Mux(chosen, nets["host_rdata"], 0))
         m.d.comb += [notify.eq(Cat(notifies).any()), busy.eq(~Cat(halted).all())]
-        # A queue is at work one cycle before the units hold what it issues: cycle 0 is theirs.
-        m.d.sync += was_busy.eq(busy)
-        m.d.comb += [self.running.eq(busy & was_busy), host["running"].eq(self.running)]
+        # A queue is at work two cycles before the units hold what it issues: cycle 0 is theirs.
+        m.d.sync += [was_busy.eq(busy), self.running.eq(busy & was_busy)]
+        m.d.comb += host["running"].eq(self.running)
         self.imem_data = Signal(WORD_BITS)
         m.d.sync += self.imem_data.eq(any_of(read))
         return words

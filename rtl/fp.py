@@ -64,11 +64,15 @@ class Pipeline:
         A bit for each stage.
     optional : sequence of str
         Names of stages that only a deeper pipeline has, the first ones that it gets first.
+    given : sequence of str
+        Names of stages that somebody else has before the unit.
     """
 
-    def __init__(self, m: Module, enable: Value, optional: Sequence[str]):
+    def __init__(
+        self, m: Module, enable: Value, optional: Sequence[str], given: Sequence[str] = ()
+    ):
         self._m, self._enable = m, enable
-        self._absent = optional[len(enable) - STAGES :]
+        self._absent = {*optional[len(enable) + len(given) - STAGES :], *given}
         self._count = 0
 
     def stage(self, name: str, values: dict[str, Value]) -> dict[str, Signal]:
@@ -99,15 +103,16 @@ def shift_right(m: Module, value: Value, amount: Value, name: str) -> Value:
 
 
 def normalise(
-    m: Module, value: Value, name: str, enable: Value | None = None
+    m: Module, value: Value, name: str, enable: Value | None = None, powers: range | None = None
 ) -> tuple[Value, Value]:
     """Return ``value`` shifted left until its highest bit is set, and the number of places.
 
     A value of zero stays zero; the number then means nothing. Without ``enable``, if there is
-    one, the value stays as it is.
+    one, the value stays as it is. Of ``powers`` of two, if they are given, only these are counted
+    and shifted by: higher ones must come first.
     """
     places: list[Signal] = []
-    for power in reversed(range((len(value) - 1).bit_length())):
+    for power in reversed(powers or range((len(value) - 1).bit_length())):
         size = 1 << power
         empty = Signal(name=f"{name}_empty_{power}")
         step = Signal(len(value), name=f"{name}_{power}")
@@ -202,20 +207,20 @@ class Adder(wiring.Component):
         s2 |= {"nan": a.nan | b.nan | a.inf & b.inf & opposite, "inf": a.inf | b.inf}
         s2 = stage(m, self.enable[1], s2, "s2")
 
-        # Inverted, with a carry in, it is subtracted; what remains is positive. It is normalised in
-        # the same stage: an addition is short on an FPGA, and what follows is not.
+        # Inverted, with a carry in, it is subtracted; what remains is positive. All but the last
+        # place of the normalisation is in the same stage: an addition is short on an FPGA.
         total, minus = Signal(28), s2["opposite"]
         large, aligned = Cat(C(1, 1), C(0, 3), s2["large"]), Cat(minus, s2["aligned"], minus)
         m.d.comb += total.eq((large + aligned)[1:])
-        normal, places = normalise(m, total, "normal")
+        coarse, high = normalise(m, total, "coarse", powers=range(1, 5))
         s3 = {name: s2[name] for name in ("sign", "exponent", "nan", "inf")}
-        s3 |= {"normal": normal, "places": places}
+        s3 |= {"coarse": coarse, "high": high}
         s3 |= {"zero_sign": s2["sign"] & ~s2["opposite"]}
         s3 = stage(m, self.enable[2], s3, "s3")
 
-        normal = s3["normal"]
+        normal, last = normalise(m, s3["coarse"], "normal", powers=range(1))
         exponent = Signal(signed(10), name="exponent_normal")
-        m.d.comb += exponent.eq(s3["exponent"] + 1 - s3["places"])
+        m.d.comb += exponent.eq(s3["exponent"] + 1 - Cat(last, s3["high"]))
         s3["zero"] = ~normal[-1]
         m.d.comb += self.result.eq(pack(m, s3["sign"], exponent, normal[4:], normal[:4], s3))
         return m

@@ -169,13 +169,16 @@ class ICUQueue(wiring.Component):
         m.d.comb += self.halted.eq(~running)
 
         pc = Signal(len(memory.addr))  # of the word in ``fetched``
-        # Memory, opcode, one subtraction, memory is the longest path: pc + 1 is pc - (-1).
-        back = Mux(jump, field(fetched, icu.Loop, "length"), C((1 << len(pc)) - 1, len(pc)))
+        # Memory, whether it jumps, memory is the longest path: where to waits for neither.
+        following, target = Signal(len(pc)), Signal(len(pc))
+        m.d.comb += following.eq(pc + 1)
+        m.d.comb += target.eq(pc - field(fetched, icu.Loop, "length"))
+        after = Mux(jump, target, following)
         m.d.comb += [
             memory.id.eq(self.id),
             memory.en.eq(Mux(running, ~stay, self.launch | self.host_en)),
             memory.we.eq(~running & ~self.launch & self.host_we),
-            memory.addr.eq(Mux(running, pc - back, Mux(self.launch, self.start, self.host_addr))),
+            memory.addr.eq(Mux(running, after, Mux(self.launch, self.start, self.host_addr))),
             memory.wdata.eq(Cat(self.host_wdata[run] for run in runs)),
             self.host_rdata.eq(fetched),
         ]

@@ -35,7 +35,7 @@ from waterclock.isa.special import (
     coefficients,
 )
 from waterclock.rtl.fp import BIAS, Pipeline, Unpacked, round_up
-from waterclock.rtl.special import ADDRESS_BITS, shift_amount, to_segment
+from waterclock.rtl.special import ADDRESS_BITS, fixed_size, to_segment
 
 LOW = 6  #: bits of a significand beyond the 18 of the multiplier
 WIDE = 18
@@ -114,7 +114,7 @@ class MultiplySpecial(wiring.Component):
         pipeline = Pipeline(m, self.enable, self.OPTIONAL)
         names = ("special", "exp2", "rsqrt", "a", "b")
         s1: dict[str, Value] = {name: getattr(self, name) for name in names}
-        s1 = pipeline.stage("operands", s1 | {"amount": shift_amount(self.a)})
+        s1 = pipeline.stage("operands", s1 | {"size": fixed_size(m, self.a)})
         s2 = pipeline.stage("factors", self._unpack(m, s1))
         ends = ("special", "exponent", "sign", "nan", "inf", "zero")
         names = (*ends, "falling", "second")
@@ -127,9 +127,7 @@ class MultiplySpecial(wiring.Component):
     def _unpack(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
         """Return the factors of the products, and what overrules the result."""
         a, b = Unpacked(m, s["a"], "a"), Unpacked(m, s["b"], "b")
-        segment, argument, exponent, found = to_segment(
-            m, s["a"], s["amount"], s["exp2"], s["rsqrt"]
-        )
+        segment, argument, exponent, found = to_segment(m, s["a"], s["size"], s["exp2"], s["rsqrt"])
         m.d.comb += self.rom_address.eq(Cat(argument[R_BITS:], segment))
         sign, u, special = a.sign ^ b.sign, argument[:R_BITS], s["special"]
         product = {

@@ -97,16 +97,20 @@ def _looked_up(bits: Sequence[int], address: Value) -> Value:
     return Mux(address[half.bit_length() - 1], high, low)
 
 
-def shift_amount(pattern: Value) -> Value:
-    """Return how far 2^7 as a significand goes down to that of an fp32 pattern: 63 at most."""
-    down = (BIAS + 6 - pattern[23:31])[:8]
-    return Mux(down[6:].any(), 63, down[:6])
+def fixed_size(m: Module, pattern: Value) -> Signal:
+    """Return the size of an fp32 pattern in units of 2^-26, cut off; means nothing from 2^7 on."""
+    down, amount = (BIAS + 6 - pattern[23:31])[:8], Signal(6, name="fixed_down")
+    m.d.comb += amount.eq(Mux(down[6:].any(), 63, down[:6]))
+    size = Signal(33, name="fixed_size")
+    # What is zero need not be told apart: it goes down by 63 places.
+    m.d.comb += size.eq(Cat(C(0, 9), pattern[:23], C(1, 1)) >> amount)
+    return size
 
 
 def to_segment(
-    m: Module, pattern: Value, amount: Value, exp2: Value, rsqrt: Value
+    m: Module, pattern: Value, size: Value, exp2: Value, rsqrt: Value
 ) -> tuple[Signal, Signal, Signal, dict[str, Signal]]:
-    """Bring an operand to a segment of the tables; ``amount`` is its ``shift_amount``.
+    """Bring an operand to a segment of the tables; ``size`` is its ``fixed_size``.
 
     Returns
     -------
@@ -125,7 +129,7 @@ def to_segment(
     }
     m.d.comb += found["nan"].eq(a.nan)
     with m.If(exp2):
-        fixed = _fixed(m, a, amount)
+        fixed = _fixed(m, a, size)
         m.d.comb += [
             segment.eq(Segment.EXP2),
             argument.eq(fixed[:U_BITS]),
@@ -155,11 +159,9 @@ def to_segment(
     return segment, argument, exponent, found
 
 
-def _fixed(m: Module, a: Unpacked, amount: Value) -> Value:
+def _fixed(m: Module, a: Unpacked, size: Value) -> Value:
     """Return a in units of 2^-25, rounded: 9 bits of integer, signed, above 25 of fraction."""
-    size, fixed = Signal(33), Signal(34)
-    # What is zero need not be told apart: it goes down by 63 places.
-    m.d.comb += size.eq(Cat(C(0, 9), a.fraction, C(1, 1)) >> amount)
+    fixed = Signal(34)
     m.d.comb += fixed.eq(Cat(size, C(0, 1)) ^ a.sign.replicate(34))
     total = Signal(35)
     m.d.comb += total.eq(fixed.as_signed() + Mux(a.sign, 2, 1))
@@ -195,11 +197,11 @@ class SpecialFunctions(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        s1 = {"a": self.a, "amount": shift_amount(self.a), "exp2": self.exp2, "rsqrt": self.rsqrt}
+        s1 = {"a": self.a, "size": fixed_size(m, self.a), "exp2": self.exp2, "rsqrt": self.rsqrt}
         s1 = stage(m, self.enable[0], s1, "s1")
 
         segment, argument, exponent, found = to_segment(
-            m, s1["a"], s1["amount"], s1["exp2"], s1["rsqrt"]
+            m, s1["a"], s1["size"], s1["exp2"], s1["rsqrt"]
         )
         m.d.comb += self.rom_address.eq(Cat(argument[R_BITS:], segment))
         # Inverting the highest bit subtracts half an interval.

@@ -11,7 +11,8 @@ The tile has instances of smaller parts (``alu_parts``), which are converted onc
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 
@@ -30,9 +31,26 @@ from waterclock.isa.streams import (
     TARGET_BITS,
     Direction,
 )
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, SIMPLE, pipelined_latency
+from waterclock.isa.vxm import (
+    ARITY,
+    FEATURE,
+    OPS,
+    REDUCTIONS,
+    SIMPLE,
+    pipelined_latency,
+    registers_operands,
+    simple_latency,
+)
 from waterclock.rtl.part import field, is_unit
-from waterclock.rtl.vxm_alu import ADD, add_unit, alu_parts, held_operands, simple_part, units
+from waterclock.rtl.vxm_alu import (
+    ADD,
+    add_unit,
+    alu_parts,
+    held_operands,
+    later,
+    simple_part,
+    units,
+)
 from waterclock.rtl.vxm_reduce import VXMReducer
 from waterclock.rtl.vxm_simple import one_of
 
@@ -196,7 +214,7 @@ class VXMTile(wiring.Component):
 
     def _alu(self, m: Module, index: int, features: str) -> _Result:
         """Add an ALU; return its result."""
-        name, wide = f"alu{index}", self.config.lanes * VALUE_BITS
+        name = f"alu{index}"
         word = Signal(word_bits("alu"), name=name)
         m.d.sync += word.eq(getattr(self, f"{name}_in"))
         m.d.comb += getattr(self, f"{name}_out").eq(word)
@@ -207,19 +225,21 @@ class VXMTile(wiring.Component):
         opcode = coming[:OPCODE_BITS]
         known = [op for op in OPS.values() if FEATURE[op] in features]
 
-        def which(ops: Iterable[type[Instruction]]) -> Value:
-            return one_of(opcode, ops)
-
         def spans(operand: str) -> Value:
-            return Cat(which(op for op in known if _span(op, operand) == x) for x in (1, 2, 4))
+            return Cat(
+                one_of(opcode, [op for op in known if _span(op, operand) == x]) for x in (1, 2, 4)
+            )
 
-        active, legal, binary, simple, a_span, span = _decoded(
+        # Of operands that are registered, all of this happens a cycle later, but moves.
+        late = registers_operands(self.config)
+        quick = [op for op in known if FEATURE[op] in ("" if late else SIMPLE)]
+        active, legal, binary, quickly, a_span, span = _decoded(
             m,
             name,
             active=opcode.any(),
-            legal=which(known),
-            binary=which(op for op in known if ARITY[op] == 2),
-            simple=which(op for op in known if FEATURE[op] in SIMPLE),
+            legal=one_of(opcode, known),
+            binary=one_of(opcode, (op for op in known if ARITY[op] == 2)),
+            quick=one_of(opcode, quick),
             a_span=spans("a"),
             span=spans("dst"),
         )
@@ -231,8 +251,86 @@ class VXMTile(wiring.Component):
         source = _Source(coming, some, "b", any_op, set())
         b, b_wrong = self._source(m, f"{name}_b", source, b_code, C(GROUP, 3), imm)
 
+        # When an operation ends, what, and after how many cycles.
+        ends: list[tuple[Value, Value, int]] = []
+        simple = quickly
+        if late:
+            ends.append((quickly, a, 1))
+            opcode = word[:OPCODE_BITS]
+            a, b, imm = self._registered(m, name, active & ~quickly, a, b, imm)
+            slower = [op for op in known if FEATURE[op] and FEATURE[op] in SIMPLE]
+            (simple,) = _decoded(m, name, simple=one_of(opcode, slower))
+        if not late or set(features) & set(SIMPLE):
+            found = self._simple(m, name, features, simple, opcode, a, b, imm)
+            cycles = simple_latency(self.config)
+            for step in range(2, cycles):
+                simple, found = later(m, f"{name}_simple_{step}", simple, found)
+            ends.append((simple, found, cycles))
+        # Of all results of an ALU in one cycle the schedule allows one.
+        pipelined = units(features)
+        for unit in pipelined:
+            its = [op for op in known if FEATURE[op] and FEATURE[op] in unit.features]
+            coming, unit_name = one_of(opcode, its), f"{name}_{unit.features}"
+            valid, value = add_unit(m, self.config, unit, unit_name, coming, opcode, a, b)
+            ends.append((valid, value, pipelined_latency(self.config)))
+        result = self._result(name)
+        issued: list[Value] = [Cat(span, target)]  # so many cycles ago
+        for step in range(max(cycles for _, _, cycles in ends) - 1):
+            delayed = Signal(len(issued[0]), name=f"{name}_target_{step}", reset_less=True)
+            m.d.sync += delayed.eq(issued[-1])
+            issued.append(delayed)
+        m.d.comb += Cat(result.span, result.target).eq(issued[-1])
+        for valid, _, cycles in ends:
+            if cycles < len(issued):
+                with m.If(valid):
+                    m.d.comb += Cat(result.span, result.target).eq(issued[cycles - 1])
+        m.d.comb += result.valid.eq(Cat(valid for valid, _, _ in ends).any())
+        for position, (valid, value, _) in enumerate(ends):
+            with m.If(valid) if position == 0 else m.Elif(valid):
+                m.d.comb += result.value.eq(value)
+
+        collision, illegal = Signal(name=f"{name}_collision"), Signal(name=f"{name}_illegal")
+        different = {cycles: Signal(name=f"{name}_ends_{cycles}") for _, _, cycles in ends}
+        for length, signal in different.items():
+            m.d.comb += signal.eq(Cat(valid for valid, _, cycles in ends if cycles == length).any())
+        pairs = itertools.combinations(different.values(), 2)
+        m.d.comb += collision.eq(Cat(x & y for x, y in pairs).any())
+        m.d.comb += illegal.eq(
+            active & (~legal | a_wrong | binary & b_wrong | self._misplaced(target, span))
+        )
+        text = Format(f"VXM alu{index}: illegal instruction or empty bus: {{:x}}", word)
+        _promise(m, illegal, text)
+        _promise(m, collision, f"VXM alu{index}: two results in one cycle")
+        m.d.comb += result.error.eq(illegal | collision)
+        return result
+
+    def _registered(
+        self, m: Module, name: str, active: Value, a: Value, b: Value, imm: Value
+    ) -> list[Signal]:
+        """Return registers of the operands."""
+        found = [
+            Signal(len(value), name=f"{name}_operand_{what}", reset_less=True)
+            for what, value in (("a", a), ("b", b), ("imm", imm))
+        ]
+        with m.If(active):
+            m.d.sync += [x.eq(value) for x, value in zip(found, (a, b, imm), strict=True)]
+        return found
+
+    def _simple(
+        self,
+        m: Module,
+        name: str,
+        features: str,
+        busy: Value,
+        opcode: Value,
+        a: Value,
+        b: Value,
+        imm: Value,
+    ) -> Signal:
+        """Add what does the simple operations; return its result."""
+        wide = len(a)
         found = Signal(wide, name=f"{name}_simple_result")
-        held = held_operands(m, name, simple, Cat(a, b, imm))
+        held = held_operands(m, name, busy, Cat(a, b, imm))
         m.submodules[f"{name}_simple"] = Instance(
             simple_part(features),
             i_clk=ClockSignal(),
@@ -243,38 +341,7 @@ class VXMTile(wiring.Component):
             i_imm=held[2 * wide :],
             o_result=found,
         )
-        # Of all results of an ALU in one cycle the schedule allows one.
-        ends = [(simple, found)]
-        pipelined = units(features)
-        for unit in pipelined:
-            mine = which(op for op in known if FEATURE[op] and FEATURE[op] in unit.features)
-            ends.append(
-                add_unit(m, self.config, unit, f"{name}_{unit.features}", mine, opcode, a, b)
-            )
-        result = self._result(name)
-        issued = Cat(span, target)
-        arriving = issued
-        for step in range(pipelined_latency(self.config) - 1 if pipelined else 0):
-            delayed = Signal(len(issued), name=f"{name}_target_{step}", reset_less=True)
-            m.d.sync += delayed.eq(arriving)
-            arriving = delayed
-        m.d.comb += Cat(result.span, result.target).eq(Mux(simple, issued, arriving))
-        m.d.comb += result.valid.eq(Cat(valid for valid, _ in ends).any())
-        for position, (valid, value) in enumerate(ends):
-            with m.If(valid) if position == 0 else m.Elif(valid):
-                m.d.comb += result.value.eq(value)
-
-        collision, illegal = Signal(name=f"{name}_collision"), Signal(name=f"{name}_illegal")
-        late = Cat(valid for valid, _ in ends[1:])
-        m.d.comb += collision.eq(simple & late.any())
-        m.d.comb += illegal.eq(
-            active & (~legal | a_wrong | binary & b_wrong | self._misplaced(target, span))
-        )
-        text = Format(f"VXM alu{index}: illegal instruction or empty bus: {{:x}}", word)
-        _promise(m, illegal, text)
-        _promise(m, collision, f"VXM alu{index}: two results in one cycle")
-        m.d.comb += result.error.eq(illegal | collision)
-        return result
+        return found
 
     def _reduce(self, m: Module) -> _Result:
         """Take the reducer's source; return its result."""

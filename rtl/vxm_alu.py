@@ -10,7 +10,14 @@ from amaranth.lib import wiring
 from waterclock.isa.config import Config
 from waterclock.isa.special import WORD_BITS
 from waterclock.isa.special import rom as special_rom
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, SIMPLE, pipelined_latency
+from waterclock.isa.vxm import (
+    ARITY,
+    FEATURE,
+    OPS,
+    SIMPLE,
+    pipelined_latency,
+    registers_operands,
+)
 from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
 from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
@@ -33,6 +40,7 @@ class Unit:
     flags: dict[str, tuple[str, ...]]  #: mnemonics for which the input is high, by input
     rom: Callable[[], Sequence[int]] | None = None  #: words of its table
     optional: Sequence[str] | None = None  #: stages beyond three, of those that take a number
+    gives: bool = False  #: whether its first stage is given up where the ALU registers operands
 
     @property
     def rom_part(self) -> str:
@@ -47,11 +55,20 @@ class Unit:
 
     def stages(self, config: Config) -> int:
         """Return the number of its register stages; the register of the result is another one."""
-        return min(pipelined_latency(config) - 1, STAGES + len(self.optional or ()))
+        own = STAGES + len(self.optional or ()) - (self.gives and registers_operands(config))
+        return min(unit_depth(config), own)
 
     def make(self, config: Config) -> wiring.Component:
         """Return the component of one lane."""
-        return self.component() if self.optional is None else self.component(self.stages(config))
+        if self.optional is None:
+            return self.component()
+        given = {"registered": True} if self.gives and registers_operands(config) else {}
+        return self.component(self.stages(config), **given)
+
+
+def unit_depth(config: Config) -> int:
+    """Return the registers of a pipelined operation between those of operands and of result."""
+    return pipelined_latency(config) - 1 - registers_operands(config)
 
 
 ADD = Unit("a", "vxm_add", Adder, {"subtract": ("fsub",)})
@@ -72,6 +89,7 @@ ADD_CONVERT = Unit(
         **_FORMATS,
     },
     optional=AddConvert.OPTIONAL,
+    gives=True,
 )
 SPECIAL = Unit(
     "s", "vxm_special", SpecialFunctions, {"exp2": ("exp2",), "rsqrt": ("rsqrt",)}, special_rom
@@ -99,7 +117,7 @@ def units(features: str) -> list[Unit]:
 
 
 def simple_part(features: str) -> str:
-    """Return the name of the part that does the simple operations of an ALU."""
+    """Return the name of the part that does what an ALU does in ``simple_cycles``, and moves."""
     return "_".join(["vxm_simple", *(letter for letter in SIMPLE if letter in features)])
 
 
@@ -107,8 +125,10 @@ def alu_parts(config: Config) -> dict[str, wiring.Component]:
     """Return the components that ALUs have instances of, by name of the Verilog module."""
     parts: dict[str, wiring.Component] = {}
     for features in config.alus:
-        if simple_part(features) not in parts:
-            parts[simple_part(features)] = SimpleALU(config.lanes, features)
+        simple = not registers_operands(config) or set(features) & set(SIMPLE)
+        if simple and simple_part(features) not in parts:
+            moves = not registers_operands(config)
+            parts[simple_part(features)] = SimpleALU(config.lanes, features, moves)
     for unit in {unit.part: unit for features in config.alus for unit in units(features)}.values():
         parts[unit.part] = unit.make(config)
         if unit.rom:
@@ -143,6 +163,16 @@ def held_operands(m: Module, name: str, busy: Value, operands: Value) -> Signal:
     return held
 
 
+def later(m: Module, name: str, control: Value, value: Value) -> tuple[Signal, Signal]:
+    """Return registers of ``control``, whose lowest bit tells of a value, and of that value."""
+    stands = Signal(len(control), name=f"{name}_control")
+    held = Signal(len(value), name=f"{name}_value", reset_less=True)
+    m.d.sync += stands.eq(control)
+    with m.If(control[0]):
+        m.d.sync += held.eq(value)
+    return stands, held
+
+
 def add_unit(
     m: Module,
     config: Config,
@@ -158,11 +188,11 @@ def add_unit(
     Parameters
     ----------
     coming : 1 bit
-        Whether an operation of this unit is issued in the next cycle.
+        Whether the operands of the next cycle are for this unit.
     opcode : OPCODE_BITS bits
-        That of the operation.
+        That of their operation.
     a, b : lanes * 32 bits
-        Operands of the operation that is issued in this cycle.
+        Operands.
 
     Returns
     -------
@@ -171,7 +201,7 @@ def add_unit(
     result : lanes * 32 bits
         The result in that cycle.
     """
-    lanes, stages, depth = len(a) // 32, unit.stages(config), pipelined_latency(config) - 1
+    lanes, stages, depth = len(a) // 32, unit.stages(config), unit_depth(config)
     valid, result = Signal(depth, name=f"{name}_valid"), Signal(len(a), name=f"{name}_result")
     enable, started = Signal(stages, name=f"{name}_enable"), Signal(name=f"{name}_issue")
     m.d.sync += started.eq(coming)

@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import TARGET_BITS
-from waterclock.isa.vxm import REDUCTIONS, SUM_CYCLES
+from waterclock.isa.vxm import REDUCTIONS, SUM_CYCLES, registers_operands
 from waterclock.rtl.fp import STAGES
-from waterclock.rtl.vxm_alu import gated_clock
+from waterclock.rtl.vxm_alu import gated_clock, later
 from waterclock.rtl.vxm_simple import Comparison, one_of
 
 VALUE_BITS = 32
@@ -60,10 +60,11 @@ class VXMReducer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        word = getattr(self, f"word_{self.config.superlanes - 1}")
+        words, operands = self._operands(m)
+        word = words[-1]
         (spec,) = (spec for spec in REDUCTIONS["rsum"].operands if spec.name == "dst")
         target, opcode = word[spec.low : spec.low + spec.bits], word[:OPCODE_BITS]
-        vector = self._collect(m)
+        vector = self._collect(m, words, operands)
         sums = self._sums(m, _is(opcode, "rsum"), target, vector)
         extremes = self._extremes(m, opcode, target, vector)
 
@@ -73,34 +74,47 @@ class VXMReducer(wiring.Component):
             with m.If(valid):
                 m.d.comb += control.eq(Cat(C(1, 1), found_target))
                 m.d.comb += result.eq(found)
+        if self.config.simple_cycles > 2:
+            control, result = later(m, "found", control, result)
         for k in range(self.config.superlanes):
             m.d.comb += Cat(getattr(self, f"valid_{k}"), getattr(self, f"target_{k}")).eq(control)
             m.d.comb += getattr(self, f"result_{k}").eq(result)
             if k < self.config.superlanes - 1:
-                later = Signal(len(control), name=f"control_{k}")
-                kept = Signal(VALUE_BITS, name=f"kept_{k}", reset_less=True)
-                m.d.sync += later.eq(control)
-                with m.If(control[0]):
-                    m.d.sync += kept.eq(result)
-                control, result = later, kept
+                control, result = later(m, f"superlane_{k}", control, result)
         double = sums[0] & extremes[0]
         m.d.sync += Assert(~double, "VXM reduce: two results in one cycle")
         m.d.sync += self.error.eq(double)
         return m
 
-    def _collect(self, m: Module) -> Signal:
+    def _operands(self, m: Module) -> tuple[list[Value], list[Value]]:
+        """Return instructions and operands of all superlanes, in registers if the ISA says so."""
+        every = range(self.config.superlanes)
+        words, operands = (
+            [getattr(self, f"{name}_{k}") for k in every] for name in ("word", "operand")
+        )
+        if not registers_operands(self.config):
+            return words, operands
+        for k in every:
+            word = Signal(len(words[k]), name=f"registered_word_{k}")
+            operand = Signal(len(operands[k]), name=f"registered_operand_{k}", reset_less=True)
+            m.d.sync += word.eq(words[k])
+            with m.If(words[k].any()):
+                m.d.sync += operand.eq(operands[k])
+            words[k], operands[k] = word, operand
+        return words, operands
+
+    def _collect(self, m: Module, words: list[Value], operands: list[Value]) -> Signal:
         """Return the operands of all superlanes when the last one has its own."""
         held: Value = C(0, 0)
         for k in range(self.config.superlanes - 1):
-            arrived = Cat(held, getattr(self, f"operand_{k}"))
+            arrived = Cat(held, operands[k])
             waiting = Signal(len(arrived), name=f"waiting_{k}", reset_less=True)
-            with m.If(getattr(self, f"word_{k}").any()):
+            with m.If(words[k].any()):
                 m.d.sync += waiting.eq(arrived)
             held = waiting
         vector = Signal(self.config.vector * VALUE_BITS)
-        last = self.config.superlanes - 1
-        with m.If(getattr(self, f"word_{last}").any()):
-            m.d.comb += vector.eq(Cat(held, getattr(self, f"operand_{last}")))
+        with m.If(words[-1].any()):
+            m.d.comb += vector.eq(Cat(held, operands[-1]))
         return vector
 
     def _sums(

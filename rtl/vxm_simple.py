@@ -125,13 +125,15 @@ def one_or_nan(first: Value, a: Value, b: Value, facts: Value) -> Value:
 
 
 class SimpleALU(wiring.Component):
-    """``mov`` and the operations of features, for all lanes of a superlane.
+    """The operations of features, and ``mov``, for all lanes of a superlane.
 
     Parameters
     ----------
     lanes : int
     features : str
         Those of ``isa.vxm.SIMPLE`` that the ALU has.
+    moves : bool
+        Whether ``mov`` is among the operations.
 
     Members
     -------
@@ -145,8 +147,8 @@ class SimpleALU(wiring.Component):
         Combinational from the operands.
     """
 
-    def __init__(self, lanes: int, features: str):
-        self.lanes, self.features = lanes, features
+    def __init__(self, lanes: int, features: str, moves: bool = True):
+        self.lanes, self.features, self.moves = lanes, features, moves
         wide = 32 * lanes
         super().__init__(
             {
@@ -166,7 +168,11 @@ class SimpleALU(wiring.Component):
             m.d.sync += found.eq(is_op(self.opcode, *mnemonics))
             return found
 
-        results = [(flag("logic", "mov", "and", "or", "xor"), self._logic(flag))]
+        results: list[tuple[Value, Value]] = []
+        moves = ("mov",) * self.moves
+        if moves or "b" in self.features:
+            logic = flag("logic", *moves, "and", "or", "xor")
+            results.append((logic, self._logic(flag)))
         if "i" in self.features:
             results += self._integers(m, flag)
         if "h" in self.features:

@@ -53,7 +53,7 @@ def test_error_of_the_chip_is_reported(program: Program):
     ("register", "message"),
     [
         (host.MAGIC, "found 0x00000005 as MAGIC, no Waterclock"),
-        (host.VERSION, r"found register map 0\.5, expected 2\.2 or newer: load a bitstream"),
+        (host.VERSION, r"found register map 0\.5, expected \d+\.\d+ or newer: load a bitstream"),
         (next(r for r in host.REGISTERS if r.name == "LANES"), "the board has LANES 5"),
     ],
 )

@@ -40,6 +40,7 @@ CONFIG = Config(
     digits=1,
     sxm=True,
     alus=("amcsib", "a"),
+    simple_cycles=1,
     alu_cycles=4,
     imem_words=200,
     imem_words_of=(),

@@ -48,6 +48,7 @@ CONFIG = Config(
     digits=1,
     sxm=True,
     alus=("amcsib",),
+    simple_cycles=1,
     alu_cycles=4,
     imem_words=64,
     imem_words_of=(),

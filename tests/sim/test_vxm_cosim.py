@@ -48,6 +48,7 @@ BASE = Config(
     digits=1,
     sxm=True,
     alus=("amncsibh", "ami", "c", "bh"),
+    simple_cycles=1,
     alu_cycles=4,
     imem_words=64,
     imem_words_of=(),
@@ -60,15 +61,31 @@ CONFIGS = {
     "two superlanes": BASE,
     # Nine lanes: two levels of the trees have a lane without a neighbour.
     "three superlanes": dataclasses.replace(
-        BASE, superlanes=3, lanes=3, streams=4, alus=("amcsibh", "ab", "")
+        BASE,
+        superlanes=3,
+        lanes=3,
+        streams=4,
+        alus=("amcsibh", "ab", ""),
+        simple_cycles=2,
+        alu_cycles=5,
     ),
     # The pipelines and the features of the preset for an FPGA.
     "nano": dataclasses.replace(
-        BASE, superlanes=1, lanes=8, alus=NANO.alus, alu_cycles=NANO.alu_cycles
+        BASE,
+        superlanes=1,
+        lanes=8,
+        alus=NANO.alus,
+        simple_cycles=NANO.simple_cycles,
+        alu_cycles=NANO.alu_cycles,
     ),
     # Deeper than any unit: results wait.
     "deepest": dataclasses.replace(
-        BASE, superlanes=1, lanes=2, alus=("amncsi", "acmsb"), alu_cycles=LIMITS["alu_cycles"][1]
+        BASE,
+        superlanes=1,
+        lanes=2,
+        alus=("amncsi", "acmsb"),
+        simple_cycles=LIMITS["simple_cycles"][1],
+        alu_cycles=LIMITS["alu_cycles"][1],
     ),
 }
 
