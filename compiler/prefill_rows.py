@@ -9,7 +9,8 @@ Sets 0, 1 and 2 of both hemispheres are used so that no stencil reads two operan
     W2, W3    activations, two copies: one flows west, the other east through the VXM
 
 What is read while something of the same slices is written lies in the other bank: ``Bank.LOW``
-grows from row 0 up, ``Bank.HIGH`` from the last row down.
+grows from row 0 up, ``Bank.HIGH`` from the last row down. Where the tables between them leave too
+few rows, activations, gains and sines go on in the last set, which blocks do not use otherwise.
 """
 
 import dataclasses
@@ -93,7 +94,12 @@ class Rows:
         #: other is used.
         self.turns = 2 if (hidden + 2 * weights) * size <= most else 1
         self.p = self._room(WEST, *((SETS, high) if own else (2, low)), self.turns * weights)
-        self.acts = self._room(WEST, 2, high, max(queries + outputs, len(image.ffn)))
+        last = len(memory.sets) // 2 - 1
+        more = [(last, high), (last, low)] if last > SETS else []
+        self.acts: list[Room] = []
+        for _ in range(max(queries + outputs, len(image.ffn))):
+            number, bank = self._with_room(WEST, [(2, high), *more], size)
+            self.acts += self._room(WEST, number, bank, 1)
         self.r = self._room(EAST, 2, low, 1)[0]
         self.sums = {bank: self._room(EAST, 2, bank, min(4, hidden)) for bank in Bank}
         self.last_sums = self._room(EAST, 0, low, 2)
@@ -104,8 +110,11 @@ class Rows:
         self.scaled = self._room(WEST, 0, low, len(image.planes))
         self.after = self._room(WEST, 1, high, 1)[0]
         dims = len(image.key_packs[0].dims)
+        # The ramp goes where the sines are not.
+        number, bank = self._with_room(EAST, [(1, high), *more], (dims + 1) * size)
         self.rotary = {
-            name: self._room(side, 1, high, dims) for name, side in (("cos", WEST), ("sin", EAST))
+            "cos": self._room(WEST, 1, high, dims),
+            "sin": self._room(EAST, number, bank, dims),
         }
         self.tokens: list[Vec] = []
         values = memory.numbers(n)
@@ -133,6 +142,20 @@ class Rows:
         found = [Room(side, slices, row + i * self.size) for i in range(count)]
         self.rooms += found
         return found
+
+    def _with_room(
+        self, side: Hemisphere, places: Sequence[tuple[int, Bank]], count: int
+    ) -> tuple[int, Bank]:
+        """Return the first of some sets and banks that has as many rows left, or the first."""
+        memory = self.memory
+        for number, bank in places:
+            slices = memory.slices_of(number)
+            low = max(memory.next_row[side, index] for index in slices)
+            high = min(memory.top_row[side, index] for index in slices)
+            taken = (low + count, high) if bank is Bank.LOW else (low, high - count)
+            if memory.has_room(side, slices, *taken):
+                return number, bank
+        return places[0]
 
     def _constants(self) -> None:
         """Load what stencils multiply with, for all layers; rotary pairs need their scales twice.
@@ -179,7 +202,17 @@ class Rows:
             }
             for name, each in norms.items():
                 gains = [[pick(tensors[f"{n}.gain"], c) for c in image.hidden] for n in each]
-                self.gains[name] = self.memory.constant(WEST, 1, np.array(gains, np.float32))
+                self.gains[name] = self._gains(np.array(gains, np.float32))
+
+    def _gains(self, layers: NDArray[np.float32]) -> list[Vec]:
+        """Load gains into the first of some sets that has room for them."""
+        memory, last = self.memory, len(self.memory.sets) // 2 - 1
+        for side, number in [(WEST, 1), *([(EAST, last)] if last > SETS else [])]:
+            low = max(memory.next_row[side, index] for index in memory.slices_of(number))
+            taken = memory.top(side, number).take(*layers.shape[:2])
+            if taken and memory.has_room(side, memory.slices_of(number), low, taken[0].row):
+                return memory.constant(side, number, layers)
+        return memory.constant(WEST, 1, layers)
 
     def _maps(self) -> None:
         """Place the tables that say, by the position of a block, where its cache rows are.

@@ -3,7 +3,7 @@
 import pytest
 
 from waterclock import Program, run
-from waterclock.api import loaded, scheduled
+from waterclock.api import encode_prompt, loaded, scheduled
 from waterclock.compiler.check import check_program
 from waterclock.compiler.report import report
 from waterclock.conversation import question
@@ -12,8 +12,10 @@ from waterclock.isa.errors import UserError
 pytestmark = pytest.mark.long
 
 CONTEXT = 128
+BLOCKS_CONTEXT = 256  #: what `run` and `chat` have if none is asked for
 MOST_CYCLES = 95_000  #: of a token
 MOST_CODE = 1 << 20  #: bytes of all instruction memories
+MOST_BLOCKS_CODE = 3 << 19  #: with blocks
 LEAST_LINEAR = 0.85  #: of the bound by multiplications, in a block
 
 
@@ -35,18 +37,35 @@ def test_it_is_proven_and_near_the_limit(program):
     assert 8 * words <= MOST_CODE
 
 
-def test_blocks_of_positions_go_through_all_layers():
+@pytest.fixture(scope="module")
+def with_blocks() -> Program:
     try:
-        model = loaded("smollm2", "medium", CONTEXT)
+        model = loaded("smollm2", "medium", BLOCKS_CONTEXT)
     except UserError as error:
         pytest.skip(str(error))
-    found = scheduled(model, prefill=True)
-    proofs = check_program(found)
-    assert [proof.context for proof in proofs] == [64, 128, 64, 128]
-    words = sum(len(code) for schedule in found.schedules for code in schedule.words.values())
-    assert 8 * words <= MOST_CODE
-    block = next(schedule for schedule in found.schedules if schedule.block > 1)
-    assert report(found, block).linear >= LEAST_LINEAR
+    return scheduled(model, prefill=True)
+
+
+def test_blocks_of_positions_go_through_all_layers(with_blocks):
+    proofs = check_program(with_blocks)
+    assert [proof.context for proof in proofs] == 2 * [64, 128, 256]
+    schedules = with_blocks.schedules
+    words = sum(len(code) for schedule in schedules for code in schedule.words.values())
+    assert 8 * words <= MOST_BLOCKS_CODE
+    block = next(schedule for schedule in schedules if schedule.block > 1)
+    assert report(with_blocks, block).linear >= LEAST_LINEAR
+
+
+def test_a_block_runs_on_rtl(with_blocks):
+    text = "Once upon a time there was a question: " + 8 * "what is the capital of France? "
+    prompt = encode_prompt(with_blocks, text)
+    block = next(schedule for schedule in with_blocks.schedules if schedule.block > 1)
+    assert block.block < len(prompt) < 128
+    # Of a block the golden machine's signature would take an hour.
+    result = run(with_blocks, prompt, 4, "rtl", signatures=0)
+    assert result.exact
+    assert result.cycles_measured == result.cycles_predicted
+    assert max(result.cycles_measured) == block.cycles
 
 
 @pytest.mark.parametrize("engine", ["golden", "rtl"])
