@@ -14,6 +14,7 @@ from waterclock.fpga.boards import find_board, wiring_of
 from waterclock.fpga.contents import put_contents
 from waterclock.fpga.devices import Resources
 from waterclock.fpga.nextpnr import Placement, Step, pack, place
+from waterclock.fpga.places import put_places
 from waterclock.fpga.pll import find_pll
 from waterclock.fpga.resources import REST, by_unit, count_cells, kept_parts
 from waterclock.fpga.serial_line import BAUD
@@ -187,6 +188,7 @@ def build(
         if program:
             tell("filling the memories")
             put_contents(work / NETLIST, program)
+        put_places(work / NETLIST, board.device, config)
         (work / CONSTRAINTS).write_text(wires.constraints(), encoding="utf-8")
         placements = []
         for number, seed in enumerate(seeds):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+from collections.abc import Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,4 +28,38 @@ DEVICES = {
     "lfe5u-25f": Resources(24_288, 24_288, 28, 56),
     "lfe5u-45f": Resources(43_848, 43_848, 72, 108),
     "lfe5u-85f": Resources(83_640, 83_640, 156, 208),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A place for a block RAM or a multiplier."""
+
+    x: int
+    y: int
+    name: str  #: within its tile
+
+    @property
+    def bel(self) -> str:
+        """Its name for nextpnr."""
+        return f"X{self.x}/Y{self.y}/{self.name}"
+
+
+def _rows(
+    columns: Sequence[int], rows: Sequence[int], offsets: Mapping[str, int]
+) -> list[list[Site]]:
+    """Return rows of sites: groups of them begin in the same columns of every row."""
+    return [
+        [Site(column + x, y, name) for column in columns for name, x in offsets.items()]
+        for y in rows
+    ]
+
+
+_COLUMNS_85F = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
+#: By device and cell, rows of sites from left to right, as nextpnr counts them.
+SITES = {
+    "lfe5u-85f": {
+        "DP16KD": _rows(_COLUMNS_85F, (22, 46, 70, 82), {f"EBR{i}": 2 * i for i in range(4)}),
+        "MULT18X18D": _rows(_COLUMNS_85F, (10, 34, 58), {f"MULT18_{i}": i for i in (0, 1, 4, 5)}),
+    },
 }
