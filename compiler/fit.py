@@ -158,7 +158,8 @@ def _place_unit(attempt: Attempt, node: Node) -> bool:
     """Choose an ALU that has the feature and is free at every issue and every result."""
     cycles = attempt.cycles(node)
     issue, moves = mask_of(cycles), mask_of(_moves(node, cycles))
-    issue, result = issue | moves, issue << node.latency | moves << 1
+    result = issue << node.latency | moves << vxm.move_latency(attempt.plan.config)
+    issue |= moves
     for unit in _units(attempt, node):
         keys = (("alu", unit), ("bus", unit))
         if attempt.trial.free(keys[0], issue) and attempt.trial.free(keys[1], result):

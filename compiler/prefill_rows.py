@@ -95,7 +95,9 @@ class Rows:
         self.turns = 2 if (hidden + 2 * weights) * size <= most else 1
         self.p = self._room(WEST, *((SETS, high) if own else (2, low)), self.turns * weights)
         last = len(memory.sets) // 2 - 1
-        more = [(last, high), (last, low)] if last > SETS else []
+        #: A set that nothing here uses otherwise, if there is one.
+        self.spare = last if last > SETS else None
+        more = [] if self.spare is None else [(self.spare, high), (self.spare, low)]
         self.acts: list[Room] = []
         for _ in range(max(queries + outputs, len(image.ffn))):
             number, bank = self._with_room(WEST, [(2, high), *more], size)
@@ -206,8 +208,9 @@ class Rows:
 
     def _gains(self, layers: NDArray[np.float32]) -> list[Vec]:
         """Load gains into the first of some sets that has room for them."""
-        memory, last = self.memory, len(self.memory.sets) // 2 - 1
-        for side, number in [(WEST, 1), *([(EAST, last)] if last > SETS else [])]:
+        memory = self.memory
+        spare = [] if self.spare is None else [(EAST, self.spare)]
+        for side, number in [(WEST, 1), *spare]:
             low = max(memory.next_row[side, index] for index in memory.slices_of(number))
             taken = memory.top(side, number).take(*layers.shape[:2])
             if taken and memory.has_room(side, memory.slices_of(number), low, taken[0].row):

@@ -9,6 +9,7 @@ the middle, what belongs together side by side in one row; all else finds its pl
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,12 @@ def _groups(cells: Mapping[str, Any], kind: str, config: Config) -> Iterator[_Gr
     """
     names = sorted((n for n, cell in cells.items() if cell["type"] == kind), key=_natural)
     found: dict[tuple[str, int], list[str]] = {}
+    seen: Counter[str] = Counter()
     for name in names:
         match = re.match(rf"{CHIP}\.({UNITS})\.", name)
-        unit, number = (match[1], 0) if match else (name, 0)
-        if unit.startswith("mxm"):
-            number = sum(len(g) for (u, _), g in found.items() if u == unit) // config.vector
+        unit = match[1] if match else name
+        number = seen[unit] // config.vector if unit.startswith("mxm") else 0
+        seen[unit] += 1
         found.setdefault((unit, number), []).append(name)
     for members in sorted(found.values(), key=lambda group: -len(group)):
         if len(members) > config.vector:

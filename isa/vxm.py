@@ -26,6 +26,11 @@ SIMPLE = "ibh"
 SUM_CYCLES = 4
 
 
+def move_latency(_: Config) -> int:
+    """Return the cycles of a move: of one, a compiler can make operands meet at any distance."""
+    return 1
+
+
 def simple_latency(config: Config) -> int:
     """Return the cycles of an operation that is neither a move nor arithmetic.
 
@@ -87,11 +92,12 @@ def _declare(
         "imm": operand(IMM_BITS, kind="hex", doc="immediate value, raw bits"),
     }
     name = "".join(part.capitalize() for part in mnemonic.split("_"))
-    made = instruction("alu", opcode, mnemonic=mnemonic)
+    latency = move_latency
     if feature:
         latency = simple_latency if feature in SIMPLE else pipelined_latency
-        made = instruction("alu", opcode, latency=latency, mnemonic=mnemonic)
-    cls = made(type(name, (Instruction,), fields))
+    cls = instruction("alu", opcode, latency=latency, mnemonic=mnemonic)(
+        type(name, (Instruction,), fields)
+    )
     FEATURE[cls], ARITY[cls], OPS[mnemonic] = feature, arity, cls
 
 

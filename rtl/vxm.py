@@ -37,6 +37,7 @@ from waterclock.isa.vxm import (
     OPS,
     REDUCTIONS,
     SIMPLE,
+    move_latency,
     pipelined_latency,
     registers_operands,
     simple_latency,
@@ -44,11 +45,11 @@ from waterclock.isa.vxm import (
 from waterclock.rtl.part import field, is_unit
 from waterclock.rtl.vxm_alu import (
     ADD,
+    add_simple,
     add_unit,
     alu_parts,
-    held_operands,
     later,
-    simple_part,
+    registered,
     units,
 )
 from waterclock.rtl.vxm_reduce import VXMReducer
@@ -255,13 +256,13 @@ class VXMTile(wiring.Component):
         ends: list[tuple[Value, Value, int]] = []
         simple = quickly
         if late:
-            ends.append((quickly, a, 1))
+            ends.append((quickly, a, move_latency(self.config)))
             opcode = word[:OPCODE_BITS]
-            a, b, imm = self._registered(m, name, active & ~quickly, a, b, imm)
+            a, b, imm = registered(m, name, active & ~quickly, a, b, imm)
             slower = [op for op in known if FEATURE[op] and FEATURE[op] in SIMPLE]
             (simple,) = _decoded(m, name, simple=one_of(opcode, slower))
         if not late or set(features) & set(SIMPLE):
-            found = self._simple(m, name, features, simple, opcode, a, b, imm)
+            found = add_simple(m, name, features, simple, opcode, a, b, imm)
             cycles = simple_latency(self.config)
             for step in range(2, cycles):
                 simple, found = later(m, f"{name}_simple_{step}", simple, found)
@@ -303,45 +304,6 @@ class VXMTile(wiring.Component):
         _promise(m, collision, f"VXM alu{index}: two results in one cycle")
         m.d.comb += result.error.eq(illegal | collision)
         return result
-
-    def _registered(
-        self, m: Module, name: str, active: Value, a: Value, b: Value, imm: Value
-    ) -> list[Signal]:
-        """Return registers of the operands."""
-        found = [
-            Signal(len(value), name=f"{name}_operand_{what}", reset_less=True)
-            for what, value in (("a", a), ("b", b), ("imm", imm))
-        ]
-        with m.If(active):
-            m.d.sync += [x.eq(value) for x, value in zip(found, (a, b, imm), strict=True)]
-        return found
-
-    def _simple(
-        self,
-        m: Module,
-        name: str,
-        features: str,
-        busy: Value,
-        opcode: Value,
-        a: Value,
-        b: Value,
-        imm: Value,
-    ) -> Signal:
-        """Add what does the simple operations; return its result."""
-        wide = len(a)
-        found = Signal(wide, name=f"{name}_simple_result")
-        held = held_operands(m, name, busy, Cat(a, b, imm))
-        m.submodules[f"{name}_simple"] = Instance(
-            simple_part(features),
-            i_clk=ClockSignal(),
-            i_rst=ResetSignal(),
-            i_opcode=opcode,
-            i_a=held[:wide],
-            i_b=held[wide : 2 * wide],
-            i_imm=held[2 * wide :],
-            o_result=found,
-        )
-        return found
 
     def _reduce(self, m: Module) -> _Result:
         """Take the reducer's source; return its result."""

@@ -125,9 +125,8 @@ def alu_parts(config: Config) -> dict[str, wiring.Component]:
     """Return the components that ALUs have instances of, by name of the Verilog module."""
     parts: dict[str, wiring.Component] = {}
     for features in config.alus:
-        simple = not registers_operands(config) or set(features) & set(SIMPLE)
-        if simple and simple_part(features) not in parts:
-            moves = not registers_operands(config)
+        moves = not registers_operands(config)
+        if (moves or set(features) & set(SIMPLE)) and simple_part(features) not in parts:
             parts[simple_part(features)] = SimpleALU(config.lanes, features, moves)
     for unit in {unit.part: unit for features in config.alus for unit in units(features)}.values():
         parts[unit.part] = unit.make(config)
@@ -171,6 +170,47 @@ def later(m: Module, name: str, control: Value, value: Value) -> tuple[Signal, S
     with m.If(control[0]):
         m.d.sync += held.eq(value)
     return stands, held
+
+
+def registered(m: Module, name: str, active: Value, a: Value, b: Value, imm: Value) -> list[Signal]:
+    """Return registers of an ALU's operands."""
+    found = [
+        Signal(len(value), name=f"{name}_operand_{what}", reset_less=True)
+        for what, value in (("a", a), ("b", b), ("imm", imm))
+    ]
+    with m.If(active):
+        m.d.sync += [x.eq(value) for x, value in zip(found, (a, b, imm), strict=True)]
+    return found
+
+
+def add_simple(
+    m: Module,
+    name: str,
+    features: str,
+    busy: Value,
+    opcode: Value,
+    a: Value,
+    b: Value,
+    imm: Value,
+) -> Signal:
+    """Add what does the simple operations of all lanes; return its result.
+
+    ``opcode`` comes a cycle before its operands, ``busy`` with them.
+    """
+    wide = len(a)
+    found = Signal(wide, name=f"{name}_simple_result")
+    held = held_operands(m, name, busy, Cat(a, b, imm))
+    m.submodules[f"{name}_simple"] = Instance(
+        simple_part(features),
+        i_clk=ClockSignal(),
+        i_rst=ResetSignal(),
+        i_opcode=opcode,
+        i_a=held[:wide],
+        i_b=held[wide : 2 * wide],
+        i_imm=held[2 * wide :],
+        o_result=found,
+    )
+    return found
 
 
 def add_unit(
