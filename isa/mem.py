@@ -11,7 +11,8 @@ number of times, and drive only one of them, of either direction. Maps then come
 paths.
 
 Slices of a group that are ``Config.wide`` (ours) hold a 32-bit vector in a row and do the same in
-every cycle: the queues of the first are those of all, see ``followed``.
+every cycle: the queues of the first are those of all, see ``followed``. Few paths lead to each, see
+``wide_paths``.
 """
 
 import dataclasses
@@ -69,6 +70,18 @@ def followed(op: Instruction, index: int) -> Instruction:
     else:
         moved = value & ~(WIDTH - 1) | value + index & WIDTH - 1
     return dataclasses.replace(op, **{name: moved})  # type: ignore[type-var]
+
+
+def wide_paths(op: type[Instruction], index: int) -> tuple[int, ...]:
+    """Return the paths by which slice ``index`` of a wide group has its ``dst`` or ``src``.
+
+    A slice has a path of its own. What is read may go by the one two further as well, as the low
+    half of a vector does when it becomes a map. What is scattered, a byte of the low half, comes
+    by the first two.
+    """
+    if op is Scatter:
+        return 0, 1
+    return (index,) if op is Write else (index, (index + 2) % WIDTH)
 
 
 @instruction("mem_read", 8, latency=read_latency)

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2, exact_log2
 
 from waterclock.isa import mem, signature
-from waterclock.isa.config import Config
+from waterclock.isa.config import WIDTH, Config
 from waterclock.isa.spec import OPCODE_BITS, Instruction, instructions, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction
 from waterclock.rtl.part import field, is_unit
@@ -36,10 +36,15 @@ def followed(m: Module, word: Value, kind: str, index: int) -> Value:
             )
     # An idle port keeps its zeros: they choose the path by which the host writes. Scatter is told
     # by the bit in which it is not Write: the word comes late in its cycle.
-    by_map = (opcode & (mem.Scatter.opcode ^ mem.Write.opcode)).any() & (kind == "mem_write")
-    with m.If(is_unit(opcode) & ~by_map):
+    scattered = has_map(opcode, mem.Scatter, mem.Write) & (kind == "mem_write")
+    with m.If(is_unit(opcode) & ~scattered):
         m.d.comb += field(found, *stream)[:2].eq(field(word, *stream)[:2] + index)
     return found
+
+
+def has_map(opcode: Value, mapped: type[Instruction], plain: type[Instruction]) -> Value:
+    """Tell an instruction with a map from the one without by the bit in which they differ."""
+    return (opcode & (mapped.opcode ^ plain.opcode)).any()
 
 
 def path_index(config: Config, code: Value) -> Value:
@@ -86,6 +91,8 @@ class MEMTile(wiring.Component):
         The words issued in this cycle, for the next superlane.
     paths : In(paths * lanes * 8)
         What the streams that are sampled hold; path 0 carries what the host writes.
+    number : In(2)
+        That of the slice in its group, a constant; only where slices are wide.
     read_valid, read_dst, read_data : Out(1), Out(6), Out(lanes * 8)
         What the tile drives: the stream's code and the bytes.
     host_en, host_we : In(1)
@@ -126,6 +133,7 @@ class MEMTile(wiring.Component):
                 "hash": Out(signature.HASH_BITS),
                 "error": Out(1),
             }
+            | ({"number": In(ceil_log2(WIDTH))} if config.wide else {})
         )
 
     def elaborate(self, platform):
@@ -156,6 +164,17 @@ class MEMTile(wiring.Component):
         }
         index = path_index(config, code)[: ceil_log2(config.paths)]
         choose(m, index[skip:], choices, target)
+
+    def _sample_own(self, m: Module, target: Signal) -> None:
+        """Take what a wide slice writes: its own path, or what is scattered, or the host's."""
+        opcode, code = self.write_out[:OPCODE_BITS], field(self.write_out, mem.Write, "src")
+        plain = is_unit(opcode) & ~has_map(opcode, mem.Scatter, mem.Write)
+        paths = [self.paths.word_select(i, len(target)) for i in range(self.config.paths)]
+        with m.If(plain):
+            choose(m, self.number, {i: paths[i] for i in range(WIDTH)}, target)
+        with m.Else():
+            few = {path: paths[path] for path in mem.wide_paths(mem.Scatter, 0)}
+            choose(m, code[: exact_log2(len(few))], few, target)
 
     def _map(self, m: Module, code: Value, pair: Signal) -> None:
         """Take a map: its low bytes in all lanes below its high bytes."""
@@ -204,6 +223,12 @@ class MEMTile(wiring.Component):
             (by_map & (lane >= map_lanes), f"{name}: no such lane"),
             (~by_map & (base >= config.depth), f"{kind}: address beyond the slice"),
         ]
+        if config.wide:
+            plain = mem.Read if mapped is mem.Gather else mem.Write
+            rules += [
+                (by_map & ~self._leads(mapped, other), f"{name}: no path to the slice"),
+                (~by_map & ~self._leads(plain, other), f"{kind}: no path to the slice"),
+            ]
         wrong = Signal(len(rules), name=f"{kind}_wrong")
         with m.If(active):  # an idle port costs a simulator one test
             m.d.comb += wrong.eq(Cat(rule for rule, _ in rules))
@@ -211,6 +236,15 @@ class MEMTile(wiring.Component):
         with m.If(by_map), m.If(addr >= config.depth):
             m.d.sync += Assert(0, Format("MEM tile {}: address {} beyond", self.id, addr))
         return active, addr
+
+    def _leads(self, op: type[Instruction], code: Value) -> Value:
+        """Tell whether the path of a stream leads to this wide slice."""
+        path = code[: exact_log2(self.config.paths)]
+        found = [
+            (self.number == index) & path.matches(*mem.wide_paths(op, index))
+            for index in range(WIDTH)
+        ]
+        return Cat(found).any()
 
     def _no_map(self, code: Value) -> Value:
         """Tell whether a map cannot be taken from these streams."""
@@ -236,8 +270,11 @@ class MEMTile(wiring.Component):
         m.d.comb += host_writing.eq(self.host_en & self.host_we)
         sampling = writing | host_writing
         # While the host writes, no instruction is there, and the field of zeros means path 0.
-        with m.If(sampling):
-            self._sample(m, field(self.write_out, mem.Write, "src"), 1, wdata)
+        if config.wide:
+            self._sample_own(m, wdata)
+        else:
+            with m.If(sampling):
+                self._sample(m, field(self.write_out, mem.Write, "src"), 1, wdata)
         m.d.comb += self.hash.eq(hash_of(m, sampling, wdata, write_addr[: ceil_log2(config.depth)]))
         looked, written = (Signal(2, name=name) for name in ("looked", "written"))
         for index in range(2):

@@ -9,7 +9,7 @@ from waterclock.isa import mem, signature
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mem import BYTE, choose, path_index, streams_of_paths
+from waterclock.rtl.mem import BYTE, choose, has_map, path_index, streams_of_paths
 from waterclock.rtl.part import any_of, field, is_unit
 from waterclock.rtl.signature import sum_of
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
@@ -127,6 +127,7 @@ class MEMGroup(wiring.Component):
             i_host_we=self.host_we,
             i_host_addr=self.host_addr,
             i_id=tile,
+            **({"i_number": C(index, 2)} if self.config.wide else {}),
             **words,
             **{f"o_{name}": signal for name, signal in outputs.items()},
         )
@@ -166,8 +167,8 @@ class MEMGroup(wiring.Component):
                 word = getattr(self, f"{port}{index}_in")
                 plain = mem.Read if mapped is mem.Gather else mem.Write
                 opcode, code = word[:OPCODE_BITS], field(word, mapped, "map")
-                # Told by the bit in which they differ: the word comes late in its cycle.
-                by_map = is_unit(opcode) & (opcode & (mapped.opcode ^ plain.opcode)).any()
+                # The word comes late in its cycle.
+                by_map = is_unit(opcode) & has_map(opcode, mapped, plain)
                 broken.append(by_map & (code[ID_BITS] != self.outward))
                 for mine in users[first:]:
                     mine.append((by_map, code[high]))
@@ -216,7 +217,11 @@ class MEMGroup(wiring.Component):
         with m.If(valid.any() | host_read.any()):
             for place, (path, streams) in enumerate(streams_of_paths(config).items()):
                 hits = Signal(config.group, name=f"hits_{place}")
-                driven = Cat(valid[i] & (code[:low] == path) for i, code in enumerate(codes))
+                # Where slices are wide few lead to a path.
+                driven = Cat(
+                    valid[i] & (code[:low] == path) & self._leads(i, path)
+                    for i, code in enumerate(codes)
+                )
                 m.d.comb += hits.eq(driven)
                 if not place:
                     with m.If(~valid.any()):
@@ -234,6 +239,10 @@ class MEMGroup(wiring.Component):
                     with m.If(valid.any() & Cat(meant).any()):
                         m.d.sync += self._columns.word_select(at, width).eq(data)
         return double
+
+    def _leads(self, index: int, path: int) -> bool:
+        """Tell whether what a slice reads may go by a path."""
+        return not self.config.wide or path in mem.wide_paths(mem.Read, index)
 
     def _placed(
         self,

@@ -68,6 +68,8 @@ class MEMSlice:
         Name of the slice in hazards.
     paths : Paths
         What the slices of a group share.
+    number : int
+        Of the slice in its group; it matters where slices are wide.
 
     Attributes
     ----------
@@ -77,8 +79,8 @@ class MEMSlice:
         uint8.
     """
 
-    def __init__(self, config: Config, name: str, paths: Paths):
-        self.config, self.name, self.paths = config, name, paths
+    def __init__(self, config: Config, name: str, paths: Paths, number: int = 0):
+        self.config, self.name, self.paths, self.number = config, name, paths, number
         # Rows are kept by superlane, because Gather and Scatter address each on its own.
         self._rows = np.zeros((config.depth, config.superlanes, config.lanes), np.uint8)
         self._written = np.zeros((config.depth, config.superlanes), bool)
@@ -107,7 +109,7 @@ class MEMSlice:
         ------
         Hazard
             For an address beyond the slice, a read of what was never written, two accesses of
-            one bank in one cycle, two streams on one path, and
+            one bank in one cycle, two streams on one path, a path that does not lead here, and
             an impossible map.
         """
         match op:
@@ -130,12 +132,14 @@ class MEMSlice:
                 self._drive(cycle, op, data, port)
             case mem.Write():
                 self._claim(cycle, op, op.addr, op.addr)
+                self._expect_path(cycle, op, op.src)
                 data = self._sample(cycle, op, op.src, 1, port)[0]
                 self._rows[op.addr] = data.reshape(self._rows.shape[1:])
                 self._written[op.addr] = True
                 self.writes.append((cycle, op.addr, data))
             case mem.Scatter():
                 addresses = self._addresses(cycle, op, port)
+                self._expect_path(cycle, op, op.src)
                 data = self._sample(cycle, op, op.src, 1, port)[0]
                 self._rows[addresses, self._superlanes] = data.reshape(self._rows.shape[1:])
                 self._written[addresses, self._superlanes] = True
@@ -148,6 +152,7 @@ class MEMSlice:
     def _read(self, cycle: int, reads: Reads, port: Port) -> None:
         """Execute Reads; nothing else of the slice is executed in their cycles."""
         addresses = reads.addresses
+        self._expect_path(cycle, mem.Read(addr=int(addresses[0]), dst=reads.dst), reads.dst)
         if addresses.max() >= self.config.depth or not self._written[addresses].all():
             for offset, address in enumerate(addresses.tolist()):
                 op = mem.Read(addr=address, dst=reads.dst)
@@ -188,9 +193,16 @@ class MEMSlice:
     ) -> None:
         """Put a vector onto its stream of the column."""
         latency = op.latency(self.config)
+        self._expect_path(cycle, op, op.dst)
         if self.paths.shared:
             self._expect_free(cycle, op, op.dst, self.paths.drive(cycle + latency, op.dst))
         port.drive(op.dst, data, latency)
+
+    def _expect_path(self, cycle: int, op: Instruction, code: int) -> None:
+        wide = self.config.wide
+        if wide and mem.path(self.config, code) not in mem.wide_paths(type(op), self.number):
+            what = f"stream {stream_text(code)}: its path does not lead here"
+            raise self._hazard(cycle, op, what)
 
     def _expect_free(self, cycle: int, op: Instruction, code: int, other: int | None) -> None:
         if other is not None:

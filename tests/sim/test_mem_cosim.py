@@ -22,7 +22,7 @@ from cocotb.triggers import FallingEdge
 from numpy.typing import NDArray
 
 from waterclock.isa.config import Config
-from waterclock.isa.mem import Gather, Read, Scatter, Write, map_path, path
+from waterclock.isa.mem import Gather, Read, Scatter, Write, followed, map_path, path, wide_paths
 from waterclock.isa.spec import Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, Direction, stream
 from waterclock.rtl.emit import convert
@@ -50,14 +50,16 @@ CONFIG = Config(
     alus=("amcsib",),
     simple_cycles=1,
     alu_cycles=4,
+    turns=1,
     imem_words=64,
     imem_words_of=(),
     paths=int(os.environ.get("PATHS", "16")),
     loops=2,
     two_port=False,
-    wide=False,
+    wide=bool(os.environ.get("WIDE")),
 )
-ALL_PATHS = (16, 4)  #: as many as streams, and few
+#: Paths as many as streams, and few; few with wide slices.
+SHAPES = ((16, False), (4, False), (4, True))
 SUPERLANES, LANES, STREAMS, GROUP = 2, CONFIG.lanes, CONFIG.streams, CONFIG.group
 CYCLES, INSTRUCTIONS = 6000, 10_000
 PERIOD, RESET = 10, 2
@@ -123,10 +125,10 @@ class Chain(wiring.Component):
         return m
 
 
-@lru_cache(maxsize=2)
-def simulator(paths: int) -> Path:
+@lru_cache(maxsize=3)
+def simulator(paths: int, wide: bool) -> Path:
     # Few paths and memories with two ports occur together, on FPGAs.
-    config = dataclasses.replace(CONFIG, paths=paths, two_port=paths == 4)
+    config = dataclasses.replace(CONFIG, paths=paths, two_port=paths == 4, wide=wide)
     parts = {"mem_tile": MEMTile(config), "mem_group": MEMGroup(config), "chain": Chain()}
     text = {f"{name}.v": convert(part, name) for name, part in parts.items()}
     return verilator.build({"sram.sv": sram_verilog(), **text}, "chain")
@@ -235,6 +237,35 @@ def random_accesses(rng: np.random.Generator, column: Column) -> list[tuple[int,
     return found
 
 
+def fits(column: Column, bank: int, op: Instruction) -> bool:
+    """Tell whether all superlanes of an access stay in a bank."""
+    assert isinstance(op, (Read, Gather, Write, Scatter))
+    addresses = np.array([op.addr])
+    if isinstance(op, (Gather, Scatter)):
+        if op.lane >= LANES:
+            return False
+        low, high = column.read(op.map, 2)[:, op.lane :: LANES].astype(int)
+        addresses = (op.addr + low + 256 * high) % (1 << 16)
+    return bool((addresses // CONFIG.rows == bank).all())
+
+
+def random_wide(rng: np.random.Generator, column: Column) -> list[tuple[int, str, Instruction]]:
+    """Return legal instructions of wide slices for one cycle: (slice, port, instruction)."""
+    found: list[tuple[int, str, Instruction]] = []
+    bank, shared = int(rng.integers(2)), Shared()
+    for port, own in zip(PORTS, (bank, 1 - bank), strict=True):
+        way = rng.choice((0, 1) if port == "read" else SAMPLED)
+        first = stream(way, GROUP * int(rng.integers(STREAMS // GROUP)))
+        places = wide_paths(Gather if port == "read" else Scatter, 0)
+        leader = random_access(rng, column, own, port, first + int(rng.choice(places)))
+        if isinstance(leader, Write):
+            leader = dataclasses.replace(leader, src=first)
+        ops = [followed(leader, index) for index in range(GROUP)]
+        if all(fits(column, own, op) and shared.take(op) for op in ops):
+            found += [(index, port, op) for index, op in enumerate(ops)]
+    return found
+
+
 def as_int(data: NDArray[np.uint8]) -> int:
     return int.from_bytes(data.tobytes(), "little")
 
@@ -281,7 +312,7 @@ async def streams_agree(dut) -> None:
     """Random instructions; the golden writes are left in a file for the comparison of traces."""
     rng = np.random.default_rng(random.getrandbits(32))
     paths = Paths(CONFIG, Direction.EAST)
-    slices = [MEMSlice(CONFIG, f"MEM_W{index}", paths) for index in range(GROUP)]
+    slices = [MEMSlice(CONFIG, f"MEM_W{index}", paths, index) for index in range(GROUP)]
     for index, content in enumerate(np.load("memory.npy")):
         slices[index].load(0, content)
     column, issued = Column(), 0
@@ -300,7 +331,8 @@ async def streams_agree(dut) -> None:
         column.step(n + 1, arrived[n])
         columns[n + 1] = column.now
         # Nothing is issued at the end, where the words of superlane 0 ripple out.
-        accesses = random_accesses(rng, column) if n < RESET + CYCLES else []
+        some = random_wide if CONFIG.wide else random_accesses
+        accesses = some(rng, column) if n < RESET + CYCLES else []
         for index, _, op in accesses:
             slices[index].execute(n + 1, op, column)
         issued += len(accesses)
@@ -349,8 +381,8 @@ BROKEN: dict[str, list[tuple[int, str, Instruction | int]]] = {
 
 @cocotb.test()
 async def a_broken_promise_is_an_error(dut) -> None:
-    """One of ``BROKEN``, named by the environment."""
-    accesses = BROKEN[os.environ["BROKEN"]]
+    """One of ``BROKEN`` or ``BROKEN_WIDE``, named by the environment."""
+    accesses = (BROKEN | BROKEN_WIDE)[os.environ["BROKEN"]]
     await reset(dut)
     words = dict.fromkeys(PORTS, 0)
     for index, port, op in accesses:
@@ -367,8 +399,10 @@ async def a_broken_promise_is_an_error(dut) -> None:
     assert errors == SUPERLANES  # one cycle in each
 
 
-@pytest.mark.parametrize("paths", ALL_PATHS)
-def test_streams_and_traced_writes_agree_with_the_golden_slices(tmp_path: Path, paths: int) -> None:
+@pytest.mark.parametrize(("paths", "wide"), SHAPES)
+def test_streams_and_traced_writes_agree_with_the_golden_slices(
+    tmp_path: Path, paths: int, wide: bool
+) -> None:
     seed = int(os.environ.get("COCOTB_RANDOM_SEED", "1"))
     print(f"seed {seed}")
     rng = np.random.default_rng(seed)
@@ -381,28 +415,37 @@ def test_streams_and_traced_writes_agree_with_the_golden_slices(tmp_path: Path, 
                 (tmp_path / f"{name}.bin").write_bytes(sram_image(rows))
     plusargs = [f"+waterclock={tmp_path}", "+waterclock_trace", f"+waterclock_period={PERIOD}"]
     verilator.run(
-        simulator(paths),
+        simulator(paths, wide),
         "test_mem_cosim",
         directory=tmp_path,
         testcase="streams_agree",
         seed=seed,
         plusargs=plusargs,
-        extra_env={"PATHS": str(paths)},
+        extra_env={"PATHS": str(paths), "WIDE": "1" if wide else ""},
     )
     written = sorted((tmp_path / "writes.txt").read_text().splitlines())
     assert written == (tmp_path / "expected.txt").read_text().splitlines()
     assert len(written) > INSTRUCTIONS / 2
 
 
-@pytest.mark.parametrize("paths", ALL_PATHS)
-def test_the_host_reads_what_it_wrote(paths: int) -> None:
-    verilator.run(simulator(paths), "test_mem_cosim", testcase="the_host_reads_what_it_wrote")
+@pytest.mark.parametrize(("paths", "wide"), SHAPES)
+def test_the_host_reads_what_it_wrote(paths: int, wide: bool) -> None:
+    verilator.run(simulator(paths, wide), "test_mem_cosim", testcase="the_host_reads_what_it_wrote")
 
 
-@pytest.mark.parametrize("name", BROKEN)
+#: What only wide slices refuse: paths that do not lead to them.
+BROKEN_WIDE: dict[str, list[tuple[int, str, Instruction | int]]] = {
+    "read_to_the_neighbours_path": [(0, "read", Read(addr=3, dst=1))],
+    "gather_to_the_neighbours_path": [(1, "read", Gather(addr=3, dst=2, map=2, lane=0))],
+    "write_from_another_path": [(2, "write", Write(addr=3, src=0))],
+    "scatter_from_the_upper_half": [(3, "write", Scatter(addr=3, src=3, map=2, lane=0))],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN | BROKEN_WIDE)
 def test_a_broken_promise_raises_error(name: str) -> None:
     verilator.run(
-        simulator(16),
+        simulator(4, True) if name in BROKEN_WIDE else simulator(16, False),
         "test_mem_cosim",
         testcase="a_broken_promise_is_an_error",
         plusargs=["+verilator+noassert"],
@@ -413,7 +456,7 @@ def test_a_broken_promise_raises_error(name: str) -> None:
 def test_a_broken_promise_stops_the_simulation() -> None:
     with pytest.raises(verilator.SimulationError, match="MEM tile 0: two accesses of bank 0"):
         verilator.run(
-            simulator(16),
+            simulator(16, False),
             "test_mem_cosim",
             testcase="a_broken_promise_is_an_error",
             extra_env={"BROKEN": "bank_conflict"},
@@ -484,3 +527,21 @@ class TestGoldenHazards:
         slices[-1].load(0, np.zeros((8, CONFIG.vector), np.uint8))
         with pytest.raises(Hazard, match=f"{message}$"):
             slices[-1].execute(7, accesses[-1], column)
+
+    @pytest.mark.parametrize(
+        ("number", "op", "stream"),
+        [
+            (0, Read(addr=3, dst=1), "E1"),
+            (1, Gather(addr=0, dst=2, map=2, lane=0), "E2"),
+            (2, Write(addr=3, src=4), "E4"),
+            (3, Scatter(addr=0, src=3, map=2, lane=0), "E3"),
+        ],
+    )
+    def test_it_names_a_path_that_does_not_lead_here(
+        self, number: int, op: Instruction, stream: str
+    ) -> None:
+        config = dataclasses.replace(CONFIG, paths=4, wide=True)
+        slice_ = MEMSlice(config, "MEM_E0", Paths(config, Direction.EAST), number)
+        slice_.load(0, np.zeros((8, CONFIG.vector), np.uint8))
+        with pytest.raises(Hazard, match=f"stream {stream}: its path does not lead here$"):
+            slice_.execute(7, op, Column())
