@@ -4,7 +4,7 @@ Columns are counted from the west edge; each is one stream register in either di
 
     MXM  SXM  MEM groups G-1 .. 0  VXM  MEM groups 0 .. G-1  SXM  MXM
 
-A chip without SXMs (``Config.sxm``) keeps their columns, so distances do not depend on it.
+A chip without SXMs (``Config.sxm``) has no columns for them.
 
 A value moves one column a cycle. An eastward value met at column x in cycle t lies on the
 diagonal t - x, a westward one on t + x.
@@ -37,12 +37,12 @@ class Hemisphere(enum.IntEnum):
 
 def columns(config: Config) -> int:
     """Return the number of columns of the chip."""
-    return 2 * config.groups + 5
+    return 2 * vxm_column(config) + 1
 
 
 def vxm_column(config: Config) -> int:
     """Return the column of the VXM, in the middle."""
-    return config.groups + 2
+    return config.groups + 1 + config.sxm
 
 
 def mem_column(config: Config, hemisphere: Hemisphere, slice_index: int) -> int:
@@ -52,7 +52,8 @@ def mem_column(config: Config, hemisphere: Hemisphere, slice_index: int) -> int:
 
 
 def sxm_column(config: Config, hemisphere: Hemisphere) -> int:
-    """Return the column of a hemisphere's SXM, or where it would be."""
+    """Return the column of a hemisphere's SXM."""
+    assert config.sxm
     return columns(config) - 2 if hemisphere is Hemisphere.EAST else 1
 
 

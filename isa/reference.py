@@ -247,13 +247,16 @@ def _floor_plan(configs: list[Config]) -> list[str]:
         low, high = sorted(ends)
         return f"{low} to {high}"
 
+    def sxm(config: Config, side: Hemisphere) -> str:
+        return str(sxm_column(config, side)) if config.sxm else "none"
+
     rows = [
         ["MXM west", *(mxm_column(c, west) for c in configs)],
-        ["SXM west", *(sxm_column(c, west) for c in configs)],
+        ["SXM west", *(sxm(c, west) for c in configs)],
         ["MEM west, last slice first", *(slices(c, west) for c in configs)],
         ["VXM", *(vxm_column(c) for c in configs)],
         ["MEM east, slice 0 first", *(slices(c, east) for c in configs)],
-        ["SXM east", *(sxm_column(c, east) for c in configs)],
+        ["SXM east", *(sxm(c, east) for c in configs)],
         ["MXM east", *(mxm_column(c, east) for c in configs)],
         ["number of columns", *(columns(c) for c in configs)],
         ["MEM slices that share a column", *(c.group for c in configs)],

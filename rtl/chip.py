@@ -110,7 +110,8 @@ class Chip(wiring.Component):
             if queue.leader is not None:
                 continue
             chosen = Signal(name=f"chosen_{queue.index}")
-            m.d.comb += chosen.eq(host["space"] & (host["unit"] == queue.index))
+            # The host names a memory some cycles before it uses it.
+            m.d.sync += chosen.eq(host["space"] & (host["unit"] == queue.index))
             nets = instance(
                 m,
                 f"icu_{queue.kind}",
@@ -183,7 +184,15 @@ class Chip(wiring.Component):
                 chosen = Signal(config.group, name=f"host_{side.name[0].lower()}{group}")
                 for i in range(config.group):
                     unit = int(side) * config.slices + first + i
-                    m.d.comb += chosen[i].eq(~host["space"] & (host["unit"] == unit))
+                    m.d.sync += chosen[i].eq(~host["space"] & (host["unit"] == unit))
+                # From the host port it is far: what it does has a cycle for the way.
+                access, writes = Signal.like(chosen), Signal(name=f"host_writes_{chosen.name}")
+                row = Signal(len(host["address"]), name=f"row_{chosen.name}", reset_less=True)
+                m.d.sync += [
+                    access.eq(Mux(host["read"] | host["write"], chosen, 0)),
+                    writes.eq(host["write"]),
+                    row.eq(host["address"]),
+                ]
                 nets: Nets = {}
                 for k in range(config.superlanes):
                     before = nets
@@ -194,9 +203,9 @@ class Chip(wiring.Component):
                         f"mem_{side.name[0].lower()}{group}_{k}",
                         {
                             **self._neighbours(east[k], west[k], x),
-                            "host_en": Mux(host["read"] | host["write"], chosen, 0),
-                            "host_we": host["write"],
-                            "host_addr": host["address"],
+                            "host_en": access,
+                            "host_we": writes,
+                            "host_addr": row,
                             "host_wdata": host["write_data"][k * width : (k + 1) * width],
                             "outward": int(side.outward),
                             "id": tile_id(config, k, int(side), first),
@@ -257,18 +266,15 @@ class Chip(wiring.Component):
     def _edges(
         self, m: Module, words: Words, east: list[list[Signal]], west: list[list[Signal]]
     ) -> None:
-        """Place each hemisphere's SXM and MXM, and the columns that they read and drive.
-
-        Without an SXM nothing drives its column, whose inputs stay zero.
-        """
+        """Place each hemisphere's SXM and MXM, and the columns that they read and drive."""
         for side in Hemisphere:
             letter = side.name[0].lower()
-            x = floorplan.sxm_column(self.config, side)
-            columns = [
-                self._column(m, f"sxm_column_{letter}", k, x, east, west)
-                for k in range(self.config.superlanes)
-            ]
             if self.config.sxm:
+                x = floorplan.sxm_column(self.config, side)
+                columns = [
+                    self._column(m, f"sxm_column_{letter}", k, x, east, west)
+                    for k in range(self.config.superlanes)
+                ]
                 self._sxm(m, side, letter, words, columns)
             self._mxm(m, side, letter, words, east, west)
 

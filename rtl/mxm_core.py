@@ -266,8 +266,12 @@ class MXMCore(wiring.Component):
             passes.eq(Cat(decode, passes)[: config.digits]),
             accumulate.eq(passes[-1]),
         ]
+        unsigned, coming = Signal(name="unsigned_weights"), Signal(name="coming_unsigned")
+        m.d.comb += coming.eq(unsigned)
+        m.d.sync += unsigned.eq(coming)
         with m.If(decode):
             m.d.sync += multiplying.eq(decoding)
+            m.d.comb += coming.eq(field(decoding, ABC, "weight") == Weight.LOW)
         with m.If(passes[-1]):
             m.d.sync += accumulating.eq(multiplying)
         inside = self._window(m, abc, Window.INPUT)
@@ -302,7 +306,7 @@ class MXMCore(wiring.Component):
             m.d.comb += [
                 tile["multiply"].eq(passes.any()),
                 tile["more"].eq(passes[:-1].any()),
-                tile["unsigned_weights"].eq(field(multiplying, ABC, "weight") == Weight.LOW),
+                tile["unsigned_weights"].eq(unsigned if config.digits == 1 else coming),
                 tile["activations"].eq(Cat(activations[i * size : (i + 1) * size])),
             ]
 

@@ -98,7 +98,7 @@ class MACTile(wiring.Component):
     more : In(1)
         They are a digit, and the next higher one follows in the next cycle.
     unsigned_weights : In(1)
-        Weights count as 0 to 255.
+        Weights count as 0 to 255. For digits it is told a cycle ahead, and signs are found then.
     activations : In(rows * activation_bits)
         Whole activations or digits.
     sums : Out(columns * sum_bits)
@@ -138,7 +138,10 @@ class MACTile(wiring.Component):
         self._load(m, buffer)
         with m.If(self.install):
             m.d.sync += [row.eq(new) for row, new in zip(array, buffer, strict=True)]
-        self._multiply(m, array)
+        if self.config.digits == 1:
+            self._multiply_whole(m, array)
+        else:
+            self._multiply_digits(m, array, self._signs(m, buffer, array))
         return m
 
     def _load(self, m: Module, buffer: Sequence[Signal]) -> None:
@@ -179,17 +182,23 @@ class MACTile(wiring.Component):
                 with m.If(self.load & Mux(self.by_column, self.enables[n], self.enables[k])):
                     m.d.sync += row.word_select(n, BYTE).eq(own | other)
 
-    def _multiply(self, m: Module, array: Sequence[Signal]) -> None:
-        bits, width = activation_bits(self.config, self.rows), sum_bits(self.rows)
-        activations = [self.activations.word_select(k, bits) for k in range(self.rows)]
-        if self.config.digits == 1:
-            self._multiply_whole(m, activations, array, width)
-        else:
-            self._multiply_digits(m, activations, array, width)
+    def _signs(self, m: Module, buffer: Sequence[Signal], array: Sequence[Signal]) -> list[Signal]:
+        """Return the signs of the weights in the array: where each multiplier has its own."""
+        signs: list[Signal] = []
+        for k, (new, row) in enumerate(zip(buffer, array, strict=True)):
+            found = Signal(self.columns, name=f"signs_{k}", reset_less=True)
+            coming = Mux(self.install, new, row)
+            tops = Cat(coming.word_select(n, BYTE)[-1] for n in range(self.columns))
+            m.d.sync += found.eq(Mux(self.unsigned_weights, 0, tops))
+            signs.append(found)
+        return signs
 
-    def _multiply_whole(
-        self, m: Module, activations: Sequence[Value], array: Sequence[Signal], width: int
-    ) -> None:
+    def _activations(self) -> list[Value]:
+        bits = activation_bits(self.config, self.rows)
+        return [self.activations.word_select(k, bits) for k in range(self.rows)]
+
+    def _multiply_whole(self, m: Module, array: Sequence[Signal]) -> None:
+        activations, width = self._activations(), sum_bits(self.rows)
         flip, excess = Signal(BYTE), Signal(width)
         offset = total_of(activations, width) << BYTE - 1
         m.d.comb += [
@@ -207,19 +216,17 @@ class MACTile(wiring.Component):
             m.d.sync += register.eq(Mux(self.multiply, new, register))
             m.d.comb += self.sums[n * width : (n + 1) * width].eq(register)
 
-    def _multiply_digits(
-        self, m: Module, activations: Sequence[Value], array: Sequence[Signal], width: int
-    ) -> None:
+    def _multiply_digits(self, m: Module, array: Sequence[Signal], signs: Sequence[Signal]) -> None:
         """Multiply with one digit after the other, the lowest first, like long multiplication.
 
         The low digits of a sum are final after their pass; what is above them is carried.
         """
+        activations, width = self._activations(), sum_bits(self.rows)
         partial = DIGIT_BITS + 1 + BYTE + ceil_log2(self.rows)
         for n in range(self.columns):
             products: list[Value] = []
-            for activation, row in zip(activations, array, strict=True):
-                byte = row.word_select(n, BYTE)
-                weight = Cat(byte, byte[-1] & ~self.unsigned_weights).as_signed()
+            for activation, row, sign in zip(activations, array, signs, strict=True):
+                weight = Cat(row.word_select(n, BYTE), sign[n]).as_signed()
                 product = activation.as_signed() * weight
                 # The size of a digit is below 2^DIGIT_BITS, that of a weight below 2^BYTE.
                 products.append(product[: DIGIT_BITS + BYTE + 1].as_signed())

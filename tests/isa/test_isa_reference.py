@@ -51,7 +51,7 @@ def test_every_field_of_every_preset_is_there(text):
         values = " | ".join(str(getattr(load_config(preset), name)) for preset in PRESETS)
         assert f"| `{name}` | {values} | " in text
     assert "| bytes of SRAM | 327,680 | 1,835,008 | 218,103,808 | 230,686,720 |" in text
-    assert "| VXM | 3 | 9 | 15 | 13 |" in text
+    assert "| VXM | 2 | 9 | 15 | 13 |" in text
 
 
 def test_tables_are_rectangular(text):

@@ -29,7 +29,7 @@ from waterclock.rtl.mxm_tile import (
 )
 
 LIMIT = 1 << 16  # bits of one register, of a module's inputs, of an instance's outputs
-NANO = load_config("nano")
+NANO = dataclasses.replace(load_config("nano"), turns=1)
 
 
 def packed(values: NDArray[np.int64], bits: int) -> int:
@@ -188,6 +188,8 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
                 extreme = rng.choice([-1, 1], rows) * ((1 << 41) - 1 >> int(rng.integers(42)))
                 weights = array if unsigned else (array ^ 128) - 128
                 ctx.set(dut.unsigned_weights, unsigned)
+                if digits > 1:
+                    await ctx.tick()
                 ctx.set(dut.multiply, 1)
                 for i in range(digits):
                     digit = extreme >> DIGIT_BITS * i
