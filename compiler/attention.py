@@ -26,7 +26,7 @@ from waterclock.compiler.stencil import (
     Store,
     Stored,
     bits,
-    offsets,
+    spaced,
     tree,
 )
 from waterclock.isa.floorplan import Hemisphere
@@ -186,7 +186,7 @@ class Attention(Blocks):
             some = [items[i] for i in numbers]
             accs = self.linear(name, [2 * i + part for i, part, _ in some], state.acts)
             ready = [max(accs[2 * i].ready, accs[2 * i + 1].ready) for i, _, _ in some]
-            stencil = Stencil(self.config, offsets(ready))
+            stencil = Stencil(self.config, spaced(ready))
             node = self._rotated(stencil, name, some, accs, state)
             sinks = self.on_all_planes(entries, numbers)
             for side in Hemisphere:
@@ -231,7 +231,7 @@ class Attention(Blocks):
             tiles = range(number * width, min((number + 1) * width, self.tiles))
             accs = {tile: self._score_tile(layer, tile, queries) for tile in tiles}
             ready = [max(accs[tile][head].ready for tile in tiles) for head in heads]
-            stencil = Stencil(self.config, offsets(ready))
+            stencil = Stencil(self.config, spaced(ready))
             stores, masked = [], []
             for tile in tiles:
                 store = Store(self.plane_of(tile)[0])

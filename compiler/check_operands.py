@@ -25,6 +25,8 @@ from waterclock.isa.streams import (
 
 #: Columns of intents that speak of the operand of the same name.
 OPERANDS = ("src", "map", "a", "b")
+#: What a MEM slice does with a row, and its stream.
+ROWS = ((mem.Read, "dst"), (mem.Gather, "dst"), (mem.Write, "src"), (mem.Scatter, "src"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,10 @@ def check_operands(issued: Issued, violations: Violations) -> None:
                 _check_streams(group, spec, config, violations)
         _check_absent(group, violations)
     _check_features(issued, violations)
+    _check_turns(issued, violations)
     _check_map_paths(issued, violations)
+    if config.wide:
+        _check_wide_paths(issued, violations)
     rotate, abc = issued.groups[sxm.Rotate], issued.groups[mxm.ABC]
     count = rotate.fields["count"]
     violations.expect(
@@ -216,6 +221,45 @@ def _check_map_paths(issued: Issued, violations: Violations) -> None:
             group.issue,
             lambda i, op=op, found=found: (
                 f"{op.mnemonic} map: expected a stream of path {path}, found one of {found[i]}"
+            ),
+        )
+
+
+def _check_turns(issued: Issued, violations: Violations) -> None:
+    """Check that an ALU, or the reducer, issues nothing while lanes take turns at what it did."""
+    kinds = [*issued.of_kind("alu"), *issued.of_kind("reduce")]
+    groups = [group for group in kinds if vxm.takes_turns(group.op)]
+    issue = np.concatenate([group.issue for group in groups])
+    unit = np.concatenate([group.unit for group in groups])
+    order = np.lexsort((issued.cycle[issue], unit))
+    unit, cycle = unit[order], issued.cycle[issue[order]]
+    gap = np.where(unit[1:] == unit[:-1], cycle[1:] - cycle[:-1], issued.config.turns)
+    violations.expect(
+        gap >= issued.config.turns,
+        issue[order][1:],
+        lambda i: (
+            f"expected {issued.config.turns} cycles from an operation to the next, found {gap[i]}"
+        ),
+    )
+
+
+def _check_wide_paths(issued: Issued, violations: Violations) -> None:
+    """Check that streams of wide slices take paths that lead to them."""
+    config = issued.config
+    for op, name in ROWS:
+        group = issued.groups[op]
+        found = mem.path(config, group.fields[name])
+        leads = np.array(
+            [
+                [path in mem.wide_paths(op, number) for path in range(config.paths)]
+                for number in range(config.group)
+            ]
+        )
+        violations.expect(
+            leads[group.unit % config.group, found],
+            group.issue,
+            lambda i, op=op, name=name, found=found: (
+                f"{op.mnemonic} {name}: expected a path that leads to the slice, found {found[i]}"
             ),
         )
 

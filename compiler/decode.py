@@ -28,7 +28,7 @@ from waterclock.compiler.stencil import (
     Store,
     Stored,
     bits,
-    offsets,
+    spaced,
     tree,
 )
 from waterclock.isa.floorplan import Hemisphere
@@ -120,9 +120,7 @@ class Decode(Blocks):
             items = range(base, min(base + chunk, count))
             gate = self.linear(f"{prefix}.gate", items, state.acts)
             up = self.linear(f"{prefix}.up", items, state.acts)
-            stencil = Stencil(
-                self.config, offsets([max(gate[i].ready, up[i].ready) for i in items])
-            )
+            stencil = Stencil(self.config, spaced([max(gate[i].ready, up[i].ready) for i in items]))
             r = Stored([state.r] * len(items))
 
             def scaled(
@@ -170,7 +168,7 @@ class Decode(Blocks):
     def _logits(self, outs: range, accs: dict[int, Acc], state: State) -> Vec:
         """Scale and store logits vectors, which lie in one set; return their maximum."""
         places = [self.image.logits[out] for out in outs]
-        stencil = Stencil(self.config, offsets([accs[out].ready for out in outs]))
+        stencil = Stencil(self.config, spaced([accs[out].ready for out in outs]))
         store, kept = Store(places[0].side, at=places), Store(WEST)
         scales = self.scales("head", outs)
         scales.side = EAST  # 1 / rms comes from the west, again and again: short code

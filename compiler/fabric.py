@@ -26,6 +26,14 @@ def mask_of(cycles: Sequence[int]) -> int:
     return mask
 
 
+def repeated(mask: int, cycles: int) -> int:
+    """Return a mask in which each cycle of ``mask`` is followed by as many more, less one."""
+    found = 0
+    for cycle in range(cycles):
+        found |= mask << cycle
+    return found
+
+
 class Fabric:
     """Everything that is reserved for good."""
 

@@ -3,7 +3,7 @@
 import itertools
 
 from waterclock.compiler.attempt import Attempt, Found
-from waterclock.compiler.fabric import Fabric, Trial, mask_of
+from waterclock.compiler.fabric import Fabric, Trial, mask_of, repeated
 from waterclock.compiler.fit_sinks import route_sinks
 from waterclock.compiler.fit_sources import route_source
 from waterclock.compiler.plan import NoFitError, Plan, first_cycle
@@ -159,12 +159,16 @@ def _place_unit(attempt: Attempt, node: Node) -> bool:
     cycles = attempt.cycles(node)
     issue, moves = mask_of(cycles), mask_of(_moves(node, cycles))
     result = issue << node.latency | moves << vxm.move_latency(attempt.plan.config)
-    issue |= moves
+    turns = vxm.busy_cycles(attempt.plan.config, node.op)
+    if any(other - one < turns for one, other in itertools.pairwise(cycles)):
+        return False
     for unit in _units(attempt, node):
-        keys = (("alu", unit), ("bus", unit))
-        if attempt.trial.free(keys[0], issue) and attempt.trial.free(keys[1], result):
-            attempt.trial.claim(keys[0], issue)
-            attempt.trial.claim(keys[1], result)
+        wanted = {("alu", unit): issue | moves, ("bus", unit): result}
+        if turns > 1:
+            wanted["turns", unit] = repeated(issue, turns)
+        if all(attempt.trial.free(key, mask) for key, mask in wanted.items()):
+            for key, mask in wanted.items():
+                attempt.trial.claim(key, mask)
             attempt.units[id(node)] = unit
             return True
     return False

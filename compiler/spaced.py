@@ -10,7 +10,7 @@ read from or write to one side of the chip in the same cycle.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from waterclock.compiler.fabric import mask_of
+from waterclock.compiler.fabric import mask_of, repeated
 from waterclock.compiler.plan import Plan
 from waterclock.compiler.stencil import (
     ONE,
@@ -23,7 +23,7 @@ from waterclock.compiler.stencil import (
     Stencil,
     Store,
     Stored,
-    offsets,
+    spaced,
 )
 from waterclock.isa import mem, vxm
 from waterclock.isa.floorplan import Hemisphere, mem_column, vxm_column
@@ -77,8 +77,11 @@ class _Solver:
     def issue(self, slots: Slots, unit: int, time: int, node: Node) -> bool:
         """Take the issue and result slots of a node."""
         mask = mask_of([time + offset for offset in node.offsets])
-        return self.claim(slots, ("alu", unit), mask) and self.claim(
-            slots, ("bus", unit), mask << node.latency
+        turns = vxm.busy_cycles(self.config, node.op)
+        return (
+            self.claim(slots, ("alu", unit), mask)
+            and self.claim(slots, ("bus", unit), mask << node.latency)
+            and (turns == 1 or self.claim(slots, ("turns", unit), repeated(mask, turns)))
         )
 
     def place(self, node: Node, earliest: int) -> bool:
@@ -365,8 +368,9 @@ def cut(stencil: Stencil) -> Callable[[], Stencil] | None:
 
     def rest() -> Stencil:
         # Items come as fast as what holds its result lets them.
-        least = max((node.latency for node in second if node.hold), default=1)
-        found = Stencil(stencil.config, offsets(range(len(stencil.offsets)), least))
+        turns = stencil.config.turns
+        least = max((node.latency for node in second if node.hold), default=turns)
+        found = Stencil(stencil.config, spaced(range(len(stencil.offsets)), least))
         found.nodes = second
         stored: dict[int, Stored] = {}
         for node in second:

@@ -189,7 +189,7 @@ class Stencil:
 
     def __init__(self, config: Config, offsets: Sequence[int]):
         self.config = config
-        self.offsets = list(offsets)
+        self.offsets = spaced(offsets, config.turns)
         self.nodes: list[Node] = []
         self.original: list[tuple[Node, list[object], list[int]]] = []
 
@@ -214,15 +214,15 @@ class Stencil:
         node = Node(op, list(inputs), imm, [0] if single else self.offsets, list(sinks), hold, ring)
         node.latency = op.latency(self.config)
         if hold:
-            self.offsets[:] = offsets(self.offsets, node.latency)
+            self.offsets[:] = spaced(self.offsets, node.latency)
         self.nodes.append(node)
         return node
 
     def total(self, value: Node) -> Node:
-        """Add up fp32 items that come one a cycle, in the order of ``vxm.partial_sums``."""
+        """Add up fp32 items that come one a turn, in the order of ``vxm.partial_sums``."""
         items, most = len(value.offsets), vxm.partial_sums(self.config)
-        if items > 1 and any(b - a != 1 for a, b in itertools.pairwise(value.offsets)):
-            raise ValueError("items of a sum must come one a cycle")
+        if any(b - a != self.config.turns for a, b in itertools.pairwise(value.offsets)):
+            raise ValueError("items of a sum must come as fast as an adder takes them")
         if items <= most:
             parts: list[Node | Pick] = [Pick(value, i) for i in range(items)]
         else:
@@ -304,7 +304,7 @@ class Stencil:
         return node
 
 
-def offsets(ready: Sequence[int], least: int = 1) -> list[int]:
+def spaced(ready: Sequence[int], least: int = 1) -> list[int]:
     """Return item offsets, ``least`` cycles apart, that follow those in which items are ready."""
     found = [0]
     for cycle in ready[1:]:

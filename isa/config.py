@@ -47,6 +47,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "loops": (0, 2),
     "alu_cycles": (4, 9),
     "simple_cycles": (1, 3),
+    "turns": (1, 2),
 }
 
 
@@ -71,10 +72,11 @@ class Config:
     act_entries: int  #: vectors in a plane's activation buffer
     acc_entries: int  #: vectors in a plane's accumulators
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
-    sxm: bool  #: whether there are SXMs; without, their columns only pass streams on
+    sxm: bool  #: whether there are SXMs, a column each
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     simple_cycles: int  #: cycles of a VXM operation that is not arithmetic, see ``isa/vxm.py``
     alu_cycles: int  #: cycles of an arithmetic VXM operation
+    turns: int  #: lanes that take turns at one of the VXM's units, each a cycle
     imem_words: int  #: words of instruction memory a queue
     imem_words_of: tuple[tuple[str, int], ...]  #: kinds of queues that have more, and how many
     loops: int  #: levels of Loop that queues know, 0 for none
@@ -140,6 +142,8 @@ def check(config: Config, source: str) -> None:
         fail("slices", config.slices, f"a multiple of group ({config.group})")
     if config.wide and config.group != WIDTH:
         fail("group", config.group, f"{WIDTH}, as the slices are wide")
+    if config.wide and config.paths != WIDTH:
+        fail("paths", config.paths, f"{WIDTH}, as the slices are wide")
     if config.slices < 4:
         fail("slices", config.slices, "4 or more (a 32-bit value takes 4 slices)")
     if config.rows & (config.rows - 1) and not config.two_port:
@@ -158,6 +162,15 @@ def check(config: Config, source: str) -> None:
         fail("load_streams", config.load_streams, f"a divisor of the vector ({config.vector})")
     if config.simple_cycles > 1 and config.alu_cycles == LIMITS["alu_cycles"][0]:
         fail("alu_cycles", config.alu_cycles, "one more, as simple_cycles is more than 1")
+    if config.turns > 1 and config.simple_cycles == 1:
+        fail("simple_cycles", 1, "more than 1, as turns is")
+    if config.lanes % config.turns:
+        fail("turns", config.turns, f"a divisor of lanes ({config.lanes})")
+    if config.turns > 1 and config.vector & (config.vector - 1):
+        fail("turns", config.turns, f"1, as the vector ({config.vector}) is no power of two")
+    if (config.alu_cycles + config.turns - 1) % config.turns:
+        # Running sums take turns at an adder, each back in it when its next item comes.
+        fail("alu_cycles", config.alu_cycles, f"odd, as turns is {config.turns}")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
     for field in ("sxm", "two_port", "wide"):

@@ -141,7 +141,7 @@ VERSION = _register(
     "Version of this map. Another major version is another map.",
     Field("minor", 0, 16, "grows with additions"),
     Field("major", 16, 16, "grows with changes"),
-    reset=2 << 16 | 3,
+    reset=2 << 16 | 4,
 )
 CONTROL = _register(
     "CONTROL",

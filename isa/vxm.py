@@ -9,8 +9,12 @@ the very cycle in which the result stands on the bus.
 Sources and targets narrower than 32 bits take fewer streams: an i8 any one stream, an f16 two.
 A move takes one cycle, the operations of ``SIMPLE`` features take ``simple_cycles`` of the
 configuration, the others ``alu_cycles``: a clock that is to be fast on an FPGA needs more of them.
-Two results of one ALU must not fall into one cycle. The arithmetic is defined, to the bit, by the
-functions of ``isa/numerics.py`` that have the names of the mnemonics.
+Two results of one ALU must not fall into one cycle. Where two lanes take turns at a unit (``turns``
+of the configuration, ours), whatever is no move takes a cycle more, and an ALU issues the next such
+operation two cycles later; so does the reducer with its sums.
+
+The arithmetic is defined, to the bit, by the functions of ``isa/numerics.py`` that have the names
+of the mnemonics.
 """
 
 from waterclock.isa.config import Config
@@ -37,17 +41,27 @@ def simple_latency(config: Config) -> int:
     Of more than one, the first ends when the operands are registered; of three, the second ends
     when the result is.
     """
-    return config.simple_cycles
+    return config.simple_cycles + config.turns - 1
 
 
 def pipelined_latency(config: Config) -> int:
     """Return the cycles of arithmetic that is pipelined."""
-    return config.alu_cycles
+    return config.alu_cycles + config.turns - 1
 
 
 def registers_operands(config: Config) -> bool:
     """Tell whether all operations but moves find their operands in registers, a cycle later."""
     return config.simple_cycles > 1
+
+
+def takes_turns(op: type[Instruction]) -> bool:
+    """Tell whether lanes take turns at what does an operation: all but moves and comparisons."""
+    return bool(FEATURE.get(op)) or op is REDUCTIONS["rsum"]
+
+
+def busy_cycles(config: Config, op: type[Instruction]) -> int:
+    """Return the cycles until a queue may issue another operation that takes turns."""
+    return config.turns if takes_turns(op) else 1
 
 
 def partial_sums(config: Config) -> int:
@@ -57,7 +71,8 @@ def partial_sums(config: Config) -> int:
     of the sums 0 to n - 1, and each n-th vector before belongs to the same; then neighbours are
     added until one is left, an odd last one passing.
     """
-    return pipelined_latency(config)  # a sum comes out of the adder when its next item goes in
+    # A sum comes out of the adder when its next item goes in.
+    return pipelined_latency(config) // config.turns
 
 
 def reduce_latency(config: Config) -> int:
@@ -67,7 +82,8 @@ def reduce_latency(config: Config) -> int:
 
 def reduce_sum_latency(config: Config) -> int:
     """Return the cycles of a reduction by fp32 addition, and of crossing the superlanes."""
-    return config.superlanes - 1 + SUM_CYCLES * config.levels + config.simple_cycles - 1
+    cycles = config.superlanes - 1 + SUM_CYCLES * config.levels + config.simple_cycles - 1
+    return cycles + config.turns - 1
 
 
 #: Which feature of an ALU (see ``config.ALU_FEATURES``) an operation needs; "" for none.

@@ -26,6 +26,7 @@ from waterclock.rtl.fp import (
     round_up,
     shift_right,
 )
+from waterclock.rtl.part import needed
 
 #: What the first stage finds; ``large`` and ``addend`` are added, with ``carry``. ``inf`` tells
 #: that the result is beyond its format.
@@ -73,7 +74,7 @@ class AddConvert(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        pipeline = Pipeline(m, self.enable, self.OPTIONAL, self._given)
+        pipeline = Pipeline(m, needed(m, "stages", self.enable), self.OPTIONAL, self._given)
         flags = ("convert", "to_float", "half", "byte")
         s1 = {"a": self.a, "b": Cat(self.b[:31], self.b[31] ^ self.subtract)}
         s1 = pipeline.stage("operands", s1 | {name: getattr(self, name) for name in flags})

@@ -48,3 +48,24 @@ module waterclock_operand_gate #(
 `endif
 
 endmodule
+
+// Conditions under which something is looked at.
+//
+// Where nobody looks nothing has to be worked out: that spares a simulator work. On an FPGA it
+// spares nothing, and would have to be brought to thousands of registers and tables.
+
+module waterclock_needed #(
+    parameter WIDTH = 1
+) (
+    input  wire [WIDTH-1:0] d,
+    output wire [WIDTH-1:0] q
+);
+
+`ifdef SIMULATION
+  assign q = d;
+`else
+  assign q = {WIDTH{1'b1}};
+  wire unused = &{1'b0, d};
+`endif
+
+endmodule

@@ -17,6 +17,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from waterclock.isa.numerics import F16_NAN, INF, NAN
+from waterclock.rtl.part import needed
 
 STAGES = 3
 BIAS = 127
@@ -184,9 +185,10 @@ class Adder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        enable = needed(m, "stages", self.enable)
         s1 = {"a": self.a, "b": Cat(self.b[:31], self.b[31] ^ self.subtract)}
         s1["swap"] = self.b[:31] > self.a[:31]
-        s1 = stage(m, self.enable[0], s1, "s1")
+        s1 = stage(m, enable[0], s1, "s1")
 
         # Bring the smaller operand to the exponent of the larger, with guard, round and sticky.
         a, b = Unpacked(m, s1["a"], "a"), Unpacked(m, s1["b"], "b")
@@ -205,7 +207,7 @@ class Adder(wiring.Component):
         s2 = {"sign": sign, "exponent": exponent, "opposite": opposite}
         s2 |= {"large": large, "aligned": aligned ^ opposite.replicate(len(aligned))}
         s2 |= {"nan": a.nan | b.nan | a.inf & b.inf & opposite, "inf": a.inf | b.inf}
-        s2 = stage(m, self.enable[1], s2, "s2")
+        s2 = stage(m, enable[1], s2, "s2")
 
         # Inverted, with a carry in, it is subtracted; what remains is positive. All but the last
         # place of the normalisation is in the same stage: an addition is short on an FPGA.
@@ -216,7 +218,7 @@ class Adder(wiring.Component):
         s3 = {name: s2[name] for name in ("sign", "exponent", "nan", "inf")}
         s3 |= {"coarse": coarse, "high": high}
         s3 |= {"zero_sign": s2["sign"] & ~s2["opposite"]}
-        s3 = stage(m, self.enable[2], s3, "s3")
+        s3 = stage(m, enable[2], s3, "s3")
 
         normal, last = normalise(m, s3["coarse"], "normal", powers=range(1))
         exponent = Signal(signed(10), name="exponent_normal")

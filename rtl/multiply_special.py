@@ -1,11 +1,12 @@
-"""fp32 product and special functions of one VXM lane by one multiplier of 18 x 18 bits.
+"""fp32 product and special functions of one VXM lane by few multipliers of 18 x 18 bits.
 
-A multiplier of an FPGA is 18 bits wide and there are few. A product of 24 x 24 bits is one of
-18 x 18, and two of 6 bits by 24 and 18, which are sums of a few rows. With two such sums the
-special functions have c2 * u, a stage before they need the 18 x 18 bits for the slope times u:
+A multiplier of an FPGA is 18 bits wide. A product of 24 x 24 bits is one of 18 x 18, two of 6 by
+18 and one of 6 by 6, the last a sum of a few rows. With all but the first the special functions
+have c2 * u, a stage before they need the 18 x 18 bits for the slope times u:
 
     operands
     factors
+    parts      (optional) low * first by its lower 18 and its upper bits, and high * second
     short      (optional) t = low * first + (high * second << 6), 6 bits times 24 and 18
     long       x and y, and what is to be added to their product
     product    (optional) t + (x * y << 12), or the value of a segment +- x * y
@@ -35,6 +36,7 @@ from waterclock.isa.special import (
     coefficients,
 )
 from waterclock.rtl.fp import BIAS, Pipeline, Unpacked, round_up
+from waterclock.rtl.part import needed
 from waterclock.rtl.special import ADDRESS_BITS, fixed_size, to_segment
 
 LOW = 6  #: bits of a significand beyond the 18 of the multiplier
@@ -57,8 +59,8 @@ def shared_rom() -> tuple[int, ...]:
     return tuple(int(x) | int(y) << C0_BITS | int(z) << C0_BITS + C1_BITS for x, y, z in words)
 
 
-def _short_product(m: Module, short: Value, wide: Value, name: str) -> Value:
-    """Return the product of ``LOW`` bits and more, as a sum of rows; no multiplier."""
+def _rows_product(m: Module, short: Value, wide: Value, name: str) -> Value:
+    """Return a product as a sum of rows; no multiplier."""
     rows = [Mux(bit, wide, 0) for bit in short]
     places = 1
     while len(rows) > 1:
@@ -99,7 +101,7 @@ class MultiplySpecial(wiring.Component):
         Combinational from the last stage.
     """
 
-    OPTIONAL = ("product", "short")
+    OPTIONAL = ("product", "short", "parts")
 
     def __init__(self, stages: int):
         super().__init__(
@@ -111,14 +113,18 @@ class MultiplySpecial(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        pipeline = Pipeline(m, self.enable, self.OPTIONAL)
+        pipeline = Pipeline(m, needed(m, "stages", self.enable), self.OPTIONAL)
         names = ("special", "exp2", "rsqrt", "a", "b")
         s1: dict[str, Value] = {name: getattr(self, name) for name in names}
         s1 = pipeline.stage("operands", s1 | {"size": fixed_size(m, self.a)})
         s2 = pipeline.stage("factors", self._unpack(m, s1))
         ends = ("special", "exponent", "sign", "nan", "inf", "zero")
         names = (*ends, "falling", "second")
-        short = pipeline.stage("short", self._short(m, s2) | {name: s2[name] for name in names})
+        parts = pipeline.stage("parts", self._parts(m, s2) | {name: s2[name] for name in names})
+        short = {"t": self._short(m, parts), "c0": parts["c0"], "e": parts["e"]}
+        names = ("upper", *names)
+        short = pipeline.stage("short", short | {name: parts[name] for name in names})
+        names = names[1:]
         long = pipeline.stage("long", self._slope(m, short) | {name: short[name] for name in names})
         product = self._multiply(m, long) | {name: long[name] for name in ends}
         self._finish(m, pipeline.stage("product", product))
@@ -147,19 +153,28 @@ class MultiplySpecial(wiring.Component):
             m.d.comb += chosen[name].eq(Mux(special, function[name], value))
         return chosen | {"falling": special & (segment != Segment.EXP2)}
 
-    def _short(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
-        """Multiply by short factors; return t and what else the slope is made of."""
+    def _parts(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
+        """Multiply by short factors; return the parts of t and what else the slope is made of."""
         c0, e = self.rom_word[:C0_BITS], self.rom_word[C0_BITS : C0_BITS + C1_BITS]
         c2, special = self.rom_word[-C2_BITS:], s["special"]
         low, high = Signal(LOW), Signal(LOW)
         m.d.comb += low.eq(Mux(special, c2[:LOW], s["low"]))
         m.d.comb += high.eq(Mux(special, c2[LOW:], s["first"][:LOW]))
+        return {
+            "low_lower": low * s["first"][:WIDE],
+            "low_upper": _rows_product(m, low, s["first"][WIDE:], "low_rows"),
+            "high": high * s["second"],
+            "c0": c0,
+            "e": e,
+            "upper": s["first"][LOW:],
+        }
+
+    def _short(self, m: Module, s: dict[str, Signal]) -> Value:
+        """Return t, the sum of its parts."""
         t = Signal(24 + LOW + 1)
-        m.d.comb += t.eq(
-            _short_product(m, low, s["first"], "short_first")
-            + (_short_product(m, high, s["second"], "short_second") << LOW)
-        )
-        return {"t": t, "c0": c0, "e": e, "upper": s["first"][LOW:]}
+        upper = s["high"] + (s["low_upper"] << WIDE - LOW)
+        m.d.comb += t.eq(s["low_lower"] + (upper << LOW))
+        return t
 
     def _slope(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
         """Return what is to be added to the long product, and x."""

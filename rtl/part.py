@@ -47,6 +47,18 @@ def gated(m: Module, condition: Value, value: Value, name: str) -> Signal:
     return register
 
 
+def needed(m: Module, name: str, condition: Value) -> Signal:
+    """Return a condition without which nobody looks at what depends on it; always true on an FPGA.
+
+    The Verilog of ``clock_gate.v`` belongs to it.
+    """
+    found = Signal(len(condition), name=f"{name}_needed")
+    m.submodules[f"{name}_needed"] = Instance(
+        "waterclock_needed", p_WIDTH=len(condition), i_d=condition, o_q=found
+    )
+    return found
+
+
 def instance(
     m: Module,
     module: str,

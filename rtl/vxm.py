@@ -45,9 +45,11 @@ from waterclock.isa.vxm import (
 from waterclock.rtl.part import field, is_unit
 from waterclock.rtl.vxm_alu import (
     ADD,
+    Operands,
     add_simple,
     add_unit,
     alu_parts,
+    joined,
     later,
     registered,
     units,
@@ -232,7 +234,7 @@ class VXMTile(wiring.Component):
             )
 
         # Of operands that are registered, all of this happens a cycle later, but moves.
-        late = registers_operands(self.config)
+        late, turns = registers_operands(self.config), self.config.turns
         quick = [op for op in known if FEATURE[op] in ("" if late else SIMPLE)]
         active, legal, binary, quickly, a_span, span = _decoded(
             m,
@@ -258,21 +260,25 @@ class VXMTile(wiring.Component):
         if late:
             ends.append((quickly, a, move_latency(self.config)))
             opcode = word[:OPCODE_BITS]
-            a, b, imm = registered(m, name, active & ~quickly, a, b, imm)
+            operands = registered(m, name, turns, active & ~quickly, opcode, a, b, imm)
             slower = [op for op in known if FEATURE[op] and FEATURE[op] in SIMPLE]
-            (simple,) = _decoded(m, name, simple=one_of(opcode, slower))
+            simple = one_of(operands.opcode, slower)
+            simple, last = _decoded(m, name, simple=simple, last=simple & operands.last)
+        else:
+            operands, last = Operands(opcode, C(1, 1), a, b, imm), simple
         if not late or set(features) & set(SIMPLE):
-            found = add_simple(m, name, features, simple, opcode, a, b, imm)
-            cycles = simple_latency(self.config)
-            for step in range(2, cycles):
-                simple, found = later(m, f"{name}_simple_{step}", simple, found)
-            ends.append((simple, found, cycles))
+            found = add_simple(m, name, features, simple, operands)
+            control: Value = Cat(simple, last)
+            for step in range(2, self.config.simple_cycles):
+                control, found = later(m, f"{name}_simple_{step}", control, found)
+            found = joined(m, f"{name}_simple", turns, control[0], found)
+            ends.append((control[1], found, simple_latency(self.config)))
         # Of all results of an ALU in one cycle the schedule allows one.
         pipelined = units(features)
         for unit in pipelined:
             its = [op for op in known if FEATURE[op] and FEATURE[op] in unit.features]
-            coming, unit_name = one_of(opcode, its), f"{name}_{unit.features}"
-            valid, value = add_unit(m, self.config, unit, unit_name, coming, opcode, a, b)
+            coming, unit_name = one_of(operands.opcode, its), f"{name}_{unit.features}"
+            valid, value = add_unit(m, self.config, unit, unit_name, coming, operands)
             ends.append((valid, value, pipelined_latency(self.config)))
         result = self._result(name)
         issued: list[Value] = [Cat(span, target)]  # so many cycles ago
@@ -302,7 +308,9 @@ class VXMTile(wiring.Component):
         text = Format(f"VXM alu{index}: illegal instruction or empty bus: {{:x}}", word)
         _promise(m, illegal, text)
         _promise(m, collision, f"VXM alu{index}: two results in one cycle")
-        m.d.comb += result.error.eq(illegal | collision)
+        hasty = active & ~quickly & operands.last if turns > 1 else C(0)
+        _promise(m, hasty, f"VXM alu{index}: lanes of another operation take their turn")
+        m.d.comb += result.error.eq(illegal | collision | hasty)
         return result
 
     def _reduce(self, m: Module) -> _Result:

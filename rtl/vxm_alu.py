@@ -15,12 +15,12 @@ from waterclock.isa.vxm import (
     FEATURE,
     OPS,
     SIMPLE,
-    pipelined_latency,
     registers_operands,
 )
 from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
 from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
+from waterclock.rtl.part import needed
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.vxm_simple import SimpleALU, is_op
 
@@ -68,7 +68,7 @@ class Unit:
 
 def unit_depth(config: Config) -> int:
     """Return the registers of a pipelined operation between those of operands and of result."""
-    return pipelined_latency(config) - 1 - registers_operands(config)
+    return config.alu_cycles - 1 - registers_operands(config)
 
 
 ADD = Unit("a", "vxm_add", Adder, {"subtract": ("fsub",)})
@@ -127,12 +127,17 @@ def alu_parts(config: Config) -> dict[str, wiring.Component]:
     for features in config.alus:
         moves = not registers_operands(config)
         if (moves or set(features) & set(SIMPLE)) and simple_part(features) not in parts:
-            parts[simple_part(features)] = SimpleALU(config.lanes, features, moves)
+            parts[simple_part(features)] = SimpleALU(turn_lanes(config), features, moves)
     for unit in {unit.part: unit for features in config.alus for unit in units(features)}.values():
         parts[unit.part] = unit.make(config)
         if unit.rom:
-            parts[unit.rom_part] = SpecialROM(config.lanes, unit.rom())
+            parts[unit.rom_part] = SpecialROM(turn_lanes(config), unit.rom())
     return parts
+
+
+def turn_lanes(config: Config) -> int:
+    """Return the lanes that a unit serves in one cycle."""
+    return config.lanes // config.turns
 
 
 def gated_clock(m: Module, name: str, active: Value) -> Signal:
@@ -167,20 +172,56 @@ def later(m: Module, name: str, control: Value, value: Value) -> tuple[Signal, S
     stands = Signal(len(control), name=f"{name}_control")
     held = Signal(len(value), name=f"{name}_value", reset_less=True)
     m.d.sync += stands.eq(control)
-    with m.If(control[0]):
+    with m.If(needed(m, name, control[0])):
         m.d.sync += held.eq(value)
     return stands, held
 
 
-def registered(m: Module, name: str, active: Value, a: Value, b: Value, imm: Value) -> list[Signal]:
-    """Return registers of an ALU's operands."""
+@dataclasses.dataclass(frozen=True)
+class Operands:
+    """What the units of an ALU work with, one turn after the other; the opcode comes before."""
+
+    opcode: Value
+    last: Value  #: whether it is for the last turn; comes with the opcode
+    a: Value
+    b: Value
+    imm: Value
+
+
+def registered(
+    m: Module, name: str, turns: int, active: Value, opcode: Value, a: Value, b: Value, imm: Value
+) -> Operands:
+    """Return registers of an ALU's operands: the lower lanes', then, with two turns, the upper's.
+
+    ``active`` tells that ``a``, ``b`` and ``imm`` are there.
+    """
     found = [
         Signal(len(value), name=f"{name}_operand_{what}", reset_less=True)
         for what, value in (("a", a), ("b", b), ("imm", imm))
     ]
-    with m.If(active):
+    wanted = needed(m, name, active)
+    if turns == 1:
+        with m.If(wanted):
+            m.d.sync += [x.eq(value) for x, value in zip(found, (a, b, imm), strict=True)]
+        return Operands(opcode, C(1, 1), *found)
+    second, before = Signal(name=f"{name}_second"), Signal(len(opcode), name=f"{name}_before")
+    m.d.sync += [second.eq(active), before.eq(opcode)]
+    half = len(a) // turns
+    with m.If(second):
+        m.d.sync += [x[:half].eq(x[half:]) for x in found[:2]]
+    with m.Elif(wanted):
         m.d.sync += [x.eq(value) for x, value in zip(found, (a, b, imm), strict=True)]
-    return found
+    return Operands(Mux(second, before, opcode), second, found[0][:half], found[1][:half], found[2])
+
+
+def joined(m: Module, name: str, turns: int, takes: Value, value: Value) -> Value:
+    """Return results of all lanes when those of the last turn are there."""
+    if turns == 1:
+        return value
+    first = Signal(len(value), name=f"{name}_first", reset_less=True)
+    with m.If(needed(m, f"{name}_first", takes)):
+        m.d.sync += first.eq(value)
+    return Cat(first, value)
 
 
 def add_simple(
@@ -188,15 +229,10 @@ def add_simple(
     name: str,
     features: str,
     busy: Value,
-    opcode: Value,
-    a: Value,
-    b: Value,
-    imm: Value,
+    operands: "Operands",
 ) -> Signal:
-    """Add what does the simple operations of all lanes; return its result.
-
-    ``opcode`` comes a cycle before its operands, ``busy`` with them.
-    """
+    """Add what does the simple operations; return its result. ``busy`` comes with the operands."""
+    a, b, imm = operands.a, operands.b, operands.imm
     wide = len(a)
     found = Signal(wide, name=f"{name}_simple_result")
     held = held_operands(m, name, busy, Cat(a, b, imm))
@@ -204,7 +240,7 @@ def add_simple(
         simple_part(features),
         i_clk=ClockSignal(),
         i_rst=ResetSignal(),
-        i_opcode=opcode,
+        i_opcode=operands.opcode,
         i_a=held[:wide],
         i_b=held[wide : 2 * wide],
         i_imm=held[2 * wide :],
@@ -219,20 +255,16 @@ def add_unit(
     unit: Unit,
     name: str,
     coming: Value,
-    opcode: Value,
-    a: Value,
-    b: Value,
+    operands: Operands,
 ) -> tuple[Value, Value]:
-    """Add all lanes of a pipelined unit.
+    """Add the lanes of a pipelined unit.
 
     Parameters
     ----------
     coming : 1 bit
         Whether the operands of the next cycle are for this unit.
-    opcode : OPCODE_BITS bits
-        That of their operation.
-    a, b : lanes * 32 bits
-        Operands.
+    operands : Operands
+        Of ``turn_lanes`` lanes.
 
     Returns
     -------
@@ -241,6 +273,7 @@ def add_unit(
     result : lanes * 32 bits
         The result in that cycle.
     """
+    a, b, opcode = operands.a, operands.b, operands.opcode
     lanes, stages, depth = len(a) // 32, unit.stages(config), unit_depth(config)
     valid, result = Signal(depth, name=f"{name}_valid"), Signal(len(a), name=f"{name}_result")
     enable, started = Signal(stages, name=f"{name}_enable"), Signal(name=f"{name}_issue")
@@ -260,7 +293,7 @@ def add_unit(
             unit.rom_part,
             i_clk=clock,
             i_rst=C(0, 1),
-            i_enable=enable[1],
+            i_enable=needed(m, f"{name}_rom", enable[1]),
             i_address=address,
             o_word=words,
         )
@@ -275,7 +308,9 @@ def add_unit(
     waiting: Value = result
     for step in range(stages, depth):
         later = Signal(len(result), name=f"{name}_waiting_{step}", reset_less=True)
-        with m.If(valid[step - 1]):
+        with m.If(needed(m, f"{name}_waiting_{step}", valid[step - 1])):
             m.d.sync += later.eq(waiting)
         waiting = later
-    return valid[-1], waiting
+    last = Signal(depth + 1, name=f"{name}_last")
+    m.d.sync += last.eq(Cat(coming & operands.last, last))
+    return last[-1], joined(m, name, config.turns, valid[-1], waiting)

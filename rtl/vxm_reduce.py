@@ -9,6 +9,7 @@ from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import TARGET_BITS
 from waterclock.isa.vxm import REDUCTIONS, SUM_CYCLES, registers_operands
 from waterclock.rtl.fp import STAGES
+from waterclock.rtl.part import needed
 from waterclock.rtl.vxm_alu import gated_clock, later
 from waterclock.rtl.vxm_simple import Comparison, one_of
 
@@ -83,7 +84,8 @@ class VXMReducer(wiring.Component):
                 control, result = later(m, f"superlane_{k}", control, result)
         double = sums[0] & extremes[0]
         m.d.sync += Assert(~double, "VXM reduce: two results in one cycle")
-        m.d.sync += self.error.eq(double)
+        m.d.sync += Assert(~self._hasty, "VXM reduce: lanes of another sum take their turn")
+        m.d.sync += self.error.eq(double | self._hasty)
         return m
 
     def _operands(self, m: Module) -> tuple[list[Value], list[Value]]:
@@ -98,7 +100,7 @@ class VXMReducer(wiring.Component):
             word = Signal(len(words[k]), name=f"registered_word_{k}")
             operand = Signal(len(operands[k]), name=f"registered_operand_{k}", reset_less=True)
             m.d.sync += word.eq(words[k])
-            with m.If(words[k].any()):
+            with m.If(needed(m, f"operand_{k}", words[k].any())):
                 m.d.sync += operand.eq(operands[k])
             words[k], operands[k] = word, operand
         return words, operands
@@ -113,7 +115,7 @@ class VXMReducer(wiring.Component):
                 m.d.sync += waiting.eq(arrived)
             held = waiting
         vector = Signal(self.config.vector * VALUE_BITS)
-        with m.If(words[-1].any()):
+        with m.If(needed(m, "vector", words[-1].any())):
             m.d.comb += vector.eq(Cat(held, operands[-1]))
         return vector
 
@@ -121,45 +123,71 @@ class VXMReducer(wiring.Component):
         self, m: Module, start: Value, target: Value, vector: Value
     ) -> tuple[Value, Value, Value]:
         """Add the tree of adders; return valid, target and result for superlane 0."""
-        depth = SUM_CYCLES * self.config.levels - 1  # registers; the bus is the last one
+        config = self.config
+        extra = config.turns - 1
+        depth = SUM_CYCLES * config.levels - 1 + extra  # registers; the bus is the last one
         assert SUM_CYCLES == STAGES + 1
         valid = Signal(depth)
         targets = Signal(depth * TARGET_BITS, reset_less=True)
-        m.d.sync += valid.eq(Cat(start, valid))
+        since = Cat(start, valid)  # bit i: it began i cycles ago
+        m.d.sync += valid.eq(since)
+        self._hasty = start & valid[0] if extra else C(0)
         with m.If(start | valid.any()):
             m.d.sync += targets.eq(Cat(target, targets))
-        for level in range(self.config.levels):
-            enable = Signal(STAGES, name=f"enable_{level}")
+        if extra:
+            # The upper lanes follow a cycle later; what has become of both meets in the last level.
+            half = len(vector) // 2
+            upper, lanes = Signal(half, name="upper", reset_less=True), Signal(half, name="lanes")
+            with m.If(needed(m, "upper", start)):
+                m.d.sync += upper.eq(vector[half:])
+            m.d.comb += lanes.eq(Mux(valid[0], upper, vector[:half]))
+            vector = lanes
+        for level in range(config.levels):
             first = SUM_CYCLES * level  # stage of the whole pipeline from which the operands come
-            m.d.comb += enable.eq(Cat(start, valid)[first : first + STAGES])
-            clock = gated_clock(m, f"sum_{level}", enable.any())
-            count = len(vector) // VALUE_BITS
-            result = Signal((count + 1) // 2 * VALUE_BITS, name=f"sum_{level}")
-            for node in range(count // 2):
-                m.submodules[f"sum_{level}_{node}"] = Instance(
-                    "vxm_add",
-                    i_clk=clock,
-                    i_rst=C(0, 1),
-                    i_enable=enable,
-                    i_subtract=C(0, 1),
-                    i_a=vector.word_select(2 * node, VALUE_BITS),
-                    i_b=vector.word_select(2 * node + 1, VALUE_BITS),
-                    o_result=result.word_select(node, VALUE_BITS),
-                )
-            if count % 2:
-                passing = vector.word_select(count - 1, VALUE_BITS)
-                for step in range(STAGES):
-                    later = Signal(VALUE_BITS, name=f"pass_{level}_{step}", reset_less=True)
-                    with m.If(enable[step]):
-                        m.d.sync += later.eq(passing)
-                    passing = later
-                m.d.comb += result.word_select(count // 2, VALUE_BITS).eq(passing)
-            vector = result
-            if level < self.config.levels - 1:
-                vector = Signal(len(result), name=f"level_sum_{level}", reset_less=True)
-                with m.If(Cat(start, valid)[first + STAGES]):
-                    m.d.sync += vector.eq(result)
+            last = level == config.levels - 1
+            if extra and last:
+                lower = Signal(len(vector), name="lower", reset_less=True)
+                with m.If(needed(m, "lower", since[first])):
+                    m.d.sync += lower.eq(vector)
+                vector, first = Cat(lower, vector), first + 1
+            stages = since[first : first + STAGES + 1]
+            if extra and not last:
+                stages = stages | since[first + 1 : first + STAGES + 2]
+            vector = self._level(m, level, stages, vector)
+            if not last:
+                held = Signal(len(vector), name=f"level_sum_{level}", reset_less=True)
+                with m.If(needed(m, f"level_sum_{level}", stages[-1])):
+                    m.d.sync += held.eq(vector)
+                vector = held
         return valid[-1], targets[-TARGET_BITS:], vector
+
+    def _level(self, m: Module, level: int, stages: Value, vector: Value) -> Signal:
+        """Add a level of adders, whose stages take something when bits of ``stages`` tell."""
+        enable = Signal(STAGES, name=f"enable_{level}")
+        m.d.comb += enable.eq(stages[:STAGES])
+        clock = gated_clock(m, f"sum_{level}", enable.any())
+        count = len(vector) // VALUE_BITS
+        result = Signal((count + 1) // 2 * VALUE_BITS, name=f"sum_{level}")
+        for node in range(count // 2):
+            m.submodules[f"sum_{level}_{node}"] = Instance(
+                "vxm_add",
+                i_clk=clock,
+                i_rst=C(0, 1),
+                i_enable=enable,
+                i_subtract=C(0, 1),
+                i_a=vector.word_select(2 * node, VALUE_BITS),
+                i_b=vector.word_select(2 * node + 1, VALUE_BITS),
+                o_result=result.word_select(node, VALUE_BITS),
+            )
+        if count % 2:
+            passing = vector.word_select(count - 1, VALUE_BITS)
+            for step in range(STAGES):
+                later = Signal(VALUE_BITS, name=f"pass_{level}_{step}", reset_less=True)
+                with m.If(needed(m, f"pass_{level}_{step}", enable[step])):
+                    m.d.sync += later.eq(passing)
+                passing = later
+            m.d.comb += result.word_select(count // 2, VALUE_BITS).eq(passing)
+        return result
 
     def _extremes(
         self, m: Module, opcode: Value, target: Value, vector: Value
@@ -174,7 +202,7 @@ class VXMReducer(wiring.Component):
             pairs = Signal(count // 2 * VALUE_BITS, name=f"extreme_{level}")
             a, b = Cat(words[0 : count - 1 : 2]), Cat(words[1::2])
             comparison = Comparison(m, active, control[0], a, b, f"compare_{level}")
-            with m.If(active):
+            with m.If(needed(m, f"extreme_{level}", active)):
                 m.d.comb += pairs.eq(comparison.extreme(smaller=control[1]))
             result: Value = Cat(pairs, *words[count - count % 2 :])
             if level < self.config.levels - 1:

@@ -156,7 +156,10 @@ class Golden:
         }
         self.slices = {
             (side, index): MEMSlice(
-                config, f"MEM_{side.name[0]}{index}", self.paths[side, index // config.group]
+                config,
+                f"MEM_{side.name[0]}{index}",
+                self.paths[side, index // config.group],
+                index % config.group,
             )
             for side in Hemisphere
             for index in range(config.slices)

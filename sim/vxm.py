@@ -15,7 +15,7 @@ from waterclock.isa.streams import (
     source_text,
     stream_text,
 )
-from waterclock.isa.vxm import ARITY, FEATURE, OPS
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, busy_cycles, takes_turns
 from waterclock.sim.port import Hazard, Port
 
 Bits = NDArray[np.uint32]
@@ -38,6 +38,8 @@ class VXM:
         """Forget every result."""
         # By cycle, then by ALU: what the result buses hold. The reducer's bus is the last.
         self.buses: dict[int, dict[int, Bits]] = {}
+        #: By ALU, and of the reducer, the first cycle for another operation that takes turns.
+        self.free: dict[int, int] = {}
 
     def execute(self, cycle: int, op: Instruction, port: Port, alu_index: int) -> None:
         """Execute ``op`` as issued by an ALU, or by the reducer if ``alu_index`` is len(alus).
@@ -47,14 +49,19 @@ class VXM:
         Raises
         ------
         Hazard
-            When the ALU lacks the operation's feature, a bus holds nothing, two results of one
-            ALU fall into one cycle, or a stream is misaligned; and what ``port`` raises.
+            When the ALU lacks the operation's feature or its lanes take turns at another, a bus
+            holds nothing, two results of one ALU fall into one cycle, or a stream is misaligned;
+            and what ``port`` raises.
         """
         alus = self.config.alus
         name = f"cycle {cycle}: VXM {f'alu{alu_index}' if alu_index < len(alus) else 'reduce'}"
         if op.kind != ("alu" if alu_index < len(alus) else "reduce"):
             raise Hazard(f"{name}: {op.mnemonic} is no instruction of this queue")
         values = {spec.name: spec for spec in op.operands}
+        if takes_turns(type(op)):
+            if cycle < self.free.get(alu_index, 0):
+                raise Hazard(f"{name}: {op.mnemonic}: another operation is under way")
+            self.free[alu_index] = cycle + busy_cycles(self.config, type(op))
         a = self._source(cycle, op, values["a"], port, name)
         if op.kind == "reduce":
             result = np.full(self.config.vector, reduce(op.mnemonic, a), np.uint32)

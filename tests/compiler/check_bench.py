@@ -110,6 +110,10 @@ class Bench:
             intents[queue.index] = np.array(rows, np.int32).reshape(len(rows), width)
             served[queue.index] = np.array([(len(p.intents), 0) for p in mine], np.int32)
             end = max(end, time)
+        for queue in queues(self.config):  # those that follow another mean what it means
+            if queue.leader in intents:
+                intents[queue.index] = intents[queue.leader]
+                served[queue.index] = served[queue.leader]
         return Schedule(
             context=64,
             start=0,

@@ -220,6 +220,26 @@ def test_alu_must_have_the_feature():
     broken(bench, r"VXM.alu1 cycle 8.*exp2: expected an ALU with feature 's', found 'amncibh'")
 
 
+def test_an_alu_takes_an_operation_a_turn():
+    bench = adder()
+    bench.config = dataclasses.replace(bench.config, simple_cycles=2, alu_cycles=5, turns=2)
+    broken(bench, r"VXM.alu0 cycle 5.*expected 2 cycles from an operation to the next, found 1")
+
+
+@pytest.mark.parametrize(
+    ("queue", "text", "intents"),
+    [
+        ("MEM_E0.read", "read addr=0, dst=E1", (-1,)),
+        ("MEM_E0.write", "write addr=0, src=E2", (X, -1)),
+    ],
+)
+def test_streams_of_wide_slices_take_paths_that_lead_to_them(queue, text, intents):
+    bench = Bench("nano")
+    bench.config = dataclasses.replace(bench.config, wide=True)
+    bench.put(queue, 4, text, intents)
+    broken(bench, rf"{queue} cycle 4.*expected a path that leads to the slice, found {text[-1]}")
+
+
 @pytest.mark.parametrize(("count", "ok"), [(1, False), (2, True), (4, True), (5, False)])
 def test_rotate_takes_two_to_four_streams(count, ok):
     bench = Bench()

@@ -112,7 +112,7 @@ def test_a_preset_file_with_an_impossible_geometry_is_refused(model: Path, tmp_p
     text += "planes: 1\nload_streams: 15\nact_entries: 8\nacc_entries: 8\ndigits: 1\n"
     path = tmp_path / "bad.yaml"
     text += (
-        "sxm: true\nalus: [amcsib]\nsimple_cycles: 1\nalu_cycles: 4\nimem_words: 64\n"
+        "sxm: true\nalus: [amcsib]\nsimple_cycles: 1\nalu_cycles: 4\nturns: 1\nimem_words: 64\n"
         "imem_words_of: {}\npaths: 4\n"
     )
     path.write_text(text + "loops: 1\ntwo_port: false\nwide: false\n")

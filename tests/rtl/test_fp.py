@@ -25,6 +25,7 @@ from waterclock.rtl.emit import convert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
 from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
+from waterclock.rtl.vxm_alu import clock_gate_verilog
 from waterclock.sim import verilator
 
 LANES, VECTORS = 16, 4200  # of each operation
@@ -213,7 +214,7 @@ def simulator(unit: str, stages: int) -> Path:
     component, flags = UNITS[unit]
     names = tuple(sorted({name for found in flags.values() for name in found}))
     text = convert(Bench(component, names, stages), "bench")
-    return verilator.build({"bench.v": text}, "bench")
+    return verilator.build({"clock_gate.v": clock_gate_verilog(), "bench.v": text}, "bench")
 
 
 DEPTHS = [

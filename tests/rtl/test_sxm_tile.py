@@ -10,7 +10,9 @@ from waterclock.isa.streams import Direction, stream
 from waterclock.isa.sxm import Distribute, Permute, Rotate, Select, Shift, Transpose, sxm_latency
 from waterclock.rtl.sxm_tile import QUEUES, SXMTile
 
-CONFIG = dataclasses.replace(load_config("nano"), name="test", lanes=4, streams=12, load_streams=1)
+CONFIG = dataclasses.replace(
+    load_config("nano"), name="test", lanes=4, streams=12, load_streams=1, sxm=True
+)
 W12 = stream(Direction.WEST, 12)
 
 

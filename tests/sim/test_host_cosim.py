@@ -33,7 +33,7 @@ def configuration(case: str) -> Config:
     nano = load_config("nano")
     return dataclasses.replace(
         nano, name=case, superlanes=superlanes, lanes=lanes, load_streams=1, slices=8, rows=16,
-        wide=False, imem_words_of=(),
+        wide=False, turns=1, imem_words_of=(),
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ CONFIG = Config(
     alus=("amcsib", "a"),
     simple_cycles=1,
     alu_cycles=4,
+    turns=1,
     imem_words=200,
     imem_words_of=(),
     paths=16,

@@ -1,5 +1,6 @@
 """The golden MXM plane against plain Python integers, and each promise that it checks."""
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from waterclock.isa.streams import Direction, stream
 from waterclock.sim.mxm import Plane
 from waterclock.sim.port import Hazard
 
-NANO = load_config("nano")  # activations in three digits
+NANO = dataclasses.replace(load_config("nano"), turns=1)  # activations in three digits
 SMALL = load_config("small")  # whole activations
 EAST, WEST = Direction.EAST, Direction.WEST
 

@@ -37,7 +37,7 @@ from waterclock.sim.mxm import Plane
 INSTRUCTIONS = 10_000
 KIND = "WATERCLOCK_MXM_TEST"
 
-NANO = load_config("nano")
+NANO = dataclasses.replace(load_config("nano"), turns=1)  # of any vector
 CONFIGS = {
     # Nine tiles, whose rows are no multiple of the vectors that LW loads and turns.
     "whole": dataclasses.replace(

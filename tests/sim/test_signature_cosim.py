@@ -40,7 +40,7 @@ NANO = dataclasses.replace(load_config("nano"), slices=8, rows=256, wide=False)
 CASES = {
     "nano": NANO,
     "superlanes": dataclasses.replace(
-        NANO, superlanes=3, lanes=5, load_streams=1, group=2, paths=16, two_port=False
+        NANO, superlanes=3, lanes=5, load_streams=1, group=2, paths=16, two_port=False, turns=1
     ),
 }
 WORD = word_bits("mem_write")

@@ -1,5 +1,6 @@
 """The VXM slice in RTL against the golden VXM: streams in both directions, every cycle."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from waterclock.isa.config import LIMITS, Config, load_config
 from waterclock.isa.spec import Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, SOURCE_ALU, SOURCE_IMM, TARGET_STREAM
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, takes_turns
 from waterclock.rtl.emit import convert
 from waterclock.rtl.vxm import vxm_parts
 from waterclock.rtl.vxm_alu import clock_gate_verilog
@@ -50,6 +51,7 @@ BASE = Config(
     alus=("amncsibh", "ami", "c", "bh"),
     simple_cycles=1,
     alu_cycles=4,
+    turns=1,
     imem_words=64,
     imem_words_of=(),
     paths=4,
@@ -77,16 +79,21 @@ CONFIGS = {
         alus=NANO.alus,
         simple_cycles=NANO.simple_cycles,
         alu_cycles=NANO.alu_cycles,
+        turns=NANO.turns,
     ),
-    # Deeper than any unit: results wait.
-    "deepest": dataclasses.replace(
-        BASE,
-        superlanes=1,
-        lanes=2,
-        alus=("amncsi", "acmsb"),
-        simple_cycles=LIMITS["simple_cycles"][1],
-        alu_cycles=LIMITS["alu_cycles"][1],
-    ),
+    # Deeper than any unit: results wait. A unit for each lane, and one for two.
+    **{
+        f"deepest, turns {turns}": dataclasses.replace(
+            BASE,
+            superlanes=1,
+            lanes=2,
+            alus=("amncsi", "acmsb"),
+            simple_cycles=LIMITS["simple_cycles"][1],
+            alu_cycles=LIMITS["alu_cycles"][1],
+            turns=turns,
+        )
+        for turns in (1, LIMITS["turns"][1])
+    },
 }
 
 
@@ -227,6 +234,8 @@ class Schedule:
         else:
             kinds = [op for op in OPS.values() if FEATURE[op] in self.config.alus[queue]]
         op = self.rng.choice(kinds)
+        if takes_turns(op) and cycle < self.golden.free.get(queue, 0):
+            return 0
         spans = {spec.name: spec.streams for spec in op.operands}
         end = cycle + op.latency(self.config)
         if queue in self.golden.buses.get(end, ()):
@@ -411,6 +420,24 @@ def test_the_golden_vxm_raises_when_a_promise_is_broken(case: str) -> None:
         golden.execute(port.cycle, op, port, queue)
 
 
+#: For a configuration with turns: whether operations that follow each other so are too fast.
+FOLLOWING: list[tuple[str, int, bool]] = [
+    ("fadd", 1, True),
+    ("fadd", 2, False),
+    ("and", 1, True),
+    ("mov", 1, False),
+]
+
+
+@pytest.mark.parametrize(("mnemonic", "later", "hasty"), FOLLOWING)
+def test_the_golden_vxm_takes_an_operation_a_turn(mnemonic: str, later: int, hasty: bool) -> None:
+    golden, port = VXM(dataclasses.replace(CONFIGS["nano"], streams=BASE.streams)), Silence()
+    golden.execute(0, alu("fadd"), port, 0)
+    port.cycle = later
+    with pytest.raises(Hazard, match=r"under way$") if hasty else contextlib.nullcontext():
+        golden.execute(later, alu(mnemonic), port, 0)
+
+
 async def play(dut: object, issues: Sequence[tuple[int, int, Instruction | int]]) -> bool:
     """Reset, issue, and return whether ``error`` was high in any cycle."""
     write(dut, None, 0)
@@ -424,7 +451,7 @@ async def play(dut: object, issues: Sequence[tuple[int, int, Instruction | int]]
         write(dut, None, 0)
         for when, queue, op in issues:
             if when == cycle:
-                name = "reduce" if queue == len(BASE.alus) else f"alu{queue}"
+                name = "reduce" if queue == len(config_of_run().alus) else f"alu{queue}"
                 getattr(dut, name).value = op if isinstance(op, int) else op.encode()
         await FallingEdge(dut.clk)
         seen |= bool(dut.error.value)
@@ -439,6 +466,25 @@ async def broken_promises(dut) -> None:
         assert await play(dut, BROKEN[case][1]), case
         assert not await play(dut, BROKEN[case][1][:-1]), case
     assert await play(dut, [(2, 0, 63)])  # an opcode of no instruction
+
+
+@cocotb.test()
+async def operations_take_turns(dut) -> None:
+    """Play what ``FOLLOWING`` lists."""
+    Clock(dut.clk, 10, unit="ns").start(start_high=False)
+    for mnemonic, later, hasty in FOLLOWING:
+        issues = [(2, 0, alu("fadd")), (2 + later, 0, alu(mnemonic))]
+        assert await play(dut, issues) is hasty, (mnemonic, later)
+
+
+def test_the_tile_raises_its_error_when_an_operation_does_not_wait_for_its_turn() -> None:
+    verilator.run(
+        simulator(CONFIGS["nano"]),
+        "test_vxm_cosim",
+        testcase="operations_take_turns",
+        plusargs=["+verilator+noassert"],
+        extra_env={"VXM_CONFIG": "nano"},
+    )
 
 
 def test_the_tile_raises_its_error_when_a_promise_is_broken() -> None:
