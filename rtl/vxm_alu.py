@@ -311,6 +311,8 @@ def add_unit(
         with m.If(needed(m, f"{name}_waiting_{step}", valid[step - 1])):
             m.d.sync += later.eq(waiting)
         waiting = later
+    if config.turns == 1:
+        return valid[-1], waiting
     last = Signal(depth + 1, name=f"{name}_last")
     m.d.sync += last.eq(Cat(coming & operands.last, last))
     return last[-1], joined(m, name, config.turns, valid[-1], waiting)

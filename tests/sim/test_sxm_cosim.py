@@ -41,7 +41,14 @@ def configuration(case: str) -> Config:
     superlanes, lanes, streams = CASES[case]
     nano = load_config("nano")
     return dataclasses.replace(
-        nano, name=case, superlanes=superlanes, lanes=lanes, streams=streams, load_streams=1
+        nano,
+        name=case,
+        superlanes=superlanes,
+        lanes=lanes,
+        streams=streams,
+        load_streams=1,
+        sxm=True,
+        turns=1,
     )
 
 
