@@ -38,7 +38,7 @@ def run(port: str, folder: Path, *args: object) -> dict[str, object]:
 @pytest.mark.long
 def test_a_model_runs_on_a_board_over_a_line_with_faults(tmp_path: Path) -> None:
     print(f"seed {SEED}")
-    model = write_random_llama(tmp_path / "model", **TINY, layers=1, tied=False, seed=5, context=16)
+    model = write_random_llama(tmp_path / "model", **TINY, layers=1, tied=True, seed=5, context=16)
     board = SimulatedBoard(load_config("nano"), share=0.02, seed=SEED)
     with board:
         args = model, "--preset", "nano", "--prompt-ids", "1,7,3", "--tokens", 3
