@@ -368,8 +368,7 @@ def cut(stencil: Stencil) -> Callable[[], Stencil] | None:
 
     def rest() -> Stencil:
         # Items come as fast as what holds its result lets them.
-        turns = stencil.config.turns
-        least = max((node.latency for node in second if node.hold), default=turns)
+        least = max((node.latency for node in second if node.hold), default=1)
         found = Stencil(stencil.config, spaced(range(len(stencil.offsets)), least))
         found.nodes = second
         stored: dict[int, Stored] = {}

@@ -127,7 +127,7 @@ class MEMGroup(wiring.Component):
             i_host_we=self.host_we,
             i_host_addr=self.host_addr,
             i_id=tile,
-            **({"i_number": C(index, 2)} if self.config.wide else {}),
+            **({"i_number": C(index, ceil_log2(self.config.group))} if self.config.wide else {}),
             **words,
             **{f"o_{name}": signal for name, signal in outputs.items()},
         )

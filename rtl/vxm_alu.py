@@ -229,7 +229,7 @@ def add_simple(
     name: str,
     features: str,
     busy: Value,
-    operands: "Operands",
+    operands: Operands,
 ) -> Signal:
     """Add what does the simple operations; return its result. ``busy`` comes with the operands."""
     a, b, imm = operands.a, operands.b, operands.imm
