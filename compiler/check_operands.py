@@ -97,6 +97,13 @@ def check_operands(issued: Issued, violations: Violations) -> None:
     _check_map_paths(issued, violations)
     if config.wide:
         _check_wide_paths(issued, violations)
+    _check_rows(issued, violations)
+    if not config.reduce_streams:
+        _check_reductions(issued, violations)
+    if not config.b_streams:
+        _check_second_operands(issued, violations)
+    if not config.integers:
+        _check_formats(issued, violations)
     rotate, abc = issued.groups[sxm.Rotate], issued.groups[mxm.ABC]
     count = rotate.fields["count"]
     violations.expect(
@@ -131,8 +138,7 @@ def _check_streams(group: Group, spec: Operand, config: Config, violations: Viol
     number = code & (1 << ID_BITS) - 1
     stream = is_stream(group, spec)
     what = f"{group.op.mnemonic} {spec.name}"
-    # 16- and 32-bit values are aligned; spans that depend on anything are rows of bytes.
-    unit = spec.streams if isinstance(spec.streams, int) else 1
+    unit = spec.unit(group.op, config)
     violations.expect(
         ~stream | (number + span <= config.streams),
         group.issue,
@@ -233,13 +239,13 @@ def _check_turns(issued: Issued, violations: Violations) -> None:
     unit = np.concatenate([group.unit for group in groups])
     order = np.lexsort((issued.cycle[issue], unit))
     unit, cycle = unit[order], issued.cycle[issue[order]]
-    gap = np.where(unit[1:] == unit[:-1], cycle[1:] - cycle[:-1], issued.config.turns)
+    busy = [np.full(len(g.issue), vxm.busy_cycles(issued.config, g.op)) for g in groups]
+    least = np.concatenate(busy)[order][:-1]
+    gap = np.where(unit[1:] == unit[:-1], cycle[1:] - cycle[:-1], least)
     violations.expect(
-        gap >= issued.config.turns,
+        gap >= least,
         issue[order][1:],
-        lambda i: (
-            f"expected {issued.config.turns} cycles from an operation to the next, found {gap[i]}"
-        ),
+        lambda i: f"expected {least[i]} cycles from an operation to the next, found {gap[i]}",
     )
 
 
@@ -260,6 +266,62 @@ def _check_wide_paths(issued: Issued, violations: Violations) -> None:
             group.issue,
             lambda i, op=op, name=name, found=found: (
                 f"{op.mnemonic} {name}: expected a path that leads to the slice, found {found[i]}"
+            ),
+        )
+
+
+def _check_rows(issued: Issued, violations: Violations) -> None:
+    """Check that LW begins at a row at which it may."""
+    group, step = issued.groups[mxm.LW], mxm.row_step(issued.config)
+    row = group.fields["row"]
+    violations.expect(
+        row % step == 0,
+        group.issue,
+        lambda i: f"lw row: expected a multiple of {step}, found {row[i]}",
+    )
+
+
+def _check_second_operands(issued: Issued, violations: Violations) -> None:
+    """Check that second operands are streams that these can be."""
+    for group in issued.of_kind("alu"):
+        (spec,) = (spec for spec in group.op.operands if spec.name == "b")
+        stream, field = is_stream(group, spec), group.fields["b"]
+        violations.expect(
+            ~stream | ((field & (1 << ID_BITS) - 1) < vxm.LOWEST),
+            group.issue,
+            lambda i, group=group, field=field: (
+                f"{group.op.mnemonic} b: expected one of the lowest {vxm.LOWEST} streams, "
+                f"found {stream_text(int(field[i]))}"
+            ),
+        )
+
+
+def _check_reductions(issued: Issued, violations: Violations) -> None:
+    """Check that a reducer without streams is asked for none."""
+    for group in issued.of_kind("reduce"):
+        for spec in group.op.operands:
+            violations.expect(
+                ~is_stream(group, spec),
+                group.issue,
+                lambda i, group=group, spec=spec: (
+                    f"{group.op.mnemonic} {spec.name}: expected no stream, "
+                    f"found {stream_text(int(group.fields[spec.name][i]) & (1 << STREAM_BITS) - 1)}"
+                ),
+            )
+
+
+def _check_formats(issued: Issued, violations: Violations) -> None:
+    """Check that planes without integers are asked for none."""
+    for op, name, right in (
+        (mxm.ABC, "activation", mxm.Activation.F16),
+        (mxm.ACC, "result", mxm.Result.F32),
+    ):
+        group = issued.groups[op]
+        violations.expect(
+            group.fields[name] == right,
+            group.issue,
+            lambda i, op=op, name=name, right=right: (
+                f"{op.mnemonic} {name}: expected {right.name}, as the planes have no integers"
             ),
         )
 

@@ -216,8 +216,8 @@ def _rows(image: Image, context: int, name: str) -> Rows:
     if not size:
         raise UserError(
             f"prefill: preset {config.name} and a context of {context} positions cannot hold "
-            f"blocks: expected {4 * SETS} data slices a hemisphere, digits of 1, and as many MXM "
-            "entries as a block of whole tiles has positions"
+            f"blocks: expected {4 * SETS} data slices a hemisphere that are not wide, digits of 1, "
+            "and as many MXM entries as a block of whole tiles has positions"
         )
     return Rows(image, size)
 

@@ -11,8 +11,8 @@ Where a MEM group has fewer paths than streams, what its slices drive and sample
 from collections.abc import Sequence
 
 from waterclock.isa import mem
-from waterclock.isa.config import Config
-from waterclock.isa.floorplan import Hemisphere, mem_column
+from waterclock.isa.config import WIDTH, Config
+from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column
 from waterclock.isa.streams import Direction, direction_of, stream
 
 Key = tuple[object, ...]
@@ -167,11 +167,14 @@ class Trial:
     ) -> int | None:
         """Find and claim ``span`` aligned streams; return the first one's code, or None."""
         config = self.fabric.config
-        first, align = 0, 4 if span == 3 else span
+        first, align = 0, WIDTH if config.wide or span == 3 else span
         map_path = mem.map_path(config)
         if is_map and map_path is not None:
             first, align = map_path - map_path % span, config.paths
-        for number in range(first, config.streams - span + 1, align):
+        ends = {end, *(column for _, column in starts)}
+        planes = {mxm_column(config, side) for side in Hemisphere}
+        most = WIDTH if config.wide and ends & planes else config.streams
+        for number in range(first, most - span + 1, align):
             if self.stream_free(direction, number, starts, end, mask):
                 self.claim_streams(direction, number, starts, end, mask)
                 return stream(direction, number)

@@ -18,6 +18,7 @@ from waterclock.compiler.stencil import (
     Stored,
 )
 from waterclock.isa import mem, mxm, vxm
+from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
 from waterclock.isa.spec import Instruction
 from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, TARGET_NONE, TARGET_STREAM
@@ -123,7 +124,8 @@ def _place(attempt: Attempt, stencil: Stencil) -> bool:
         attempt.trial.claims.clear()
     else:
         return False
-    sources = [(node, i) for node in stencil.nodes for i in range(len(node.inputs))]
+    # The second operand may have fewer streams to choose from.
+    sources = [(node, i) for node in stencil.nodes for i in reversed(range(len(node.inputs)))]
     found: dict[tuple[int, int], Found] = {}
     shared: dict[tuple[object, ...], Found] = {}  # one read may serve several ALUs at once
     for constants in (False, True):
@@ -139,6 +141,8 @@ def _place(attempt: Attempt, stencil: Stencil) -> bool:
                 if isinstance(source, (Stored, Constant, Emitted)):
                     shared[key] = routed
     for node in stencil.nodes:
+        if not _placed_operands(attempt.plan.config, node, found):
+            return False
         target = TARGET_NONE
         cycles = attempt.cycles(node)
         if node.sinks:
@@ -152,6 +156,21 @@ def _place(attempt: Attempt, stencil: Stencil) -> bool:
             lambda n=node, c=cycles, o=operands, t=target: _emit(attempt, n, c, o, t)
         )
     return True
+
+
+def _placed_operands(config: Config, node: Node, found: dict[tuple[int, int], Found]) -> bool:
+    """Let operands change places if that makes them legal; tell whether they are."""
+    a, b = (found.get((id(node), position)) for position in (0, 1))
+
+    def legal(operand: Found) -> bool:
+        return all(vxm.takes_stream(config, "b", code) for code in operand[0])
+
+    if node.hold:  # what arrives is compared with what was kept
+        return a is None or legal(a)
+    if node.op.kind == "reduce" or not a or not b or legal(b):
+        return True
+    found[id(node), 0], found[id(node), 1] = b, a
+    return node.op in vxm.COMMUTES and not node.ring and legal(a)
 
 
 def _place_unit(attempt: Attempt, node: Node) -> bool:

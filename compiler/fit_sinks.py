@@ -8,6 +8,7 @@ from waterclock.compiler.fit_sources import emit_reads, read_streams
 from waterclock.compiler.memory import Place, Vec
 from waterclock.compiler.stencil import Activate, Deal, Node, Region, Sink, Spread, Store
 from waterclock.isa import mem, mxm
+from waterclock.isa.config import WIDTH
 from waterclock.isa.floorplan import Hemisphere, mem_column, mxm_column, vxm_column
 from waterclock.isa.streams import stream
 
@@ -17,7 +18,9 @@ def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> i
     config = attempt.plan.config
     centre = vxm_column(config)
     side = _side(node.sinks)
-    for number in range(0, config.streams - span + 1, span):
+    to_planes = any(isinstance(sink, Activate) for sink in node.sinks)
+    most = WIDTH if config.wide and to_planes else config.streams
+    for number in range(0, most - span + 1, WIDTH if config.wide else span):
         snapshot, emits, rows = dict(attempt.trial.claims), len(attempt.emits), dict(attempt.rows)
         ends = [centre]
         code = stream(side.outward, number)

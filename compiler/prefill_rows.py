@@ -62,6 +62,7 @@ def block_size(config: Config, context: int) -> int:
     size = min(config.act_entries, config.acc_entries)
     data_slices = config.slices - config.planes * config.load_streams
     fits = size % config.vector == 0 and data_slices >= 4 * SETS and config.digits == 1
+    fits = fits and not config.wide  # MXM has no streams for activations beside weights then
     tiles = size // config.vector
     planes = 2 * config.planes
     return size if fits and size <= context and (tiles % planes == 0 or planes % tiles == 0) else 0

@@ -205,9 +205,13 @@ class Stencil:
     ) -> Node:
         """Add a node; an ``Imm`` among the inputs sets the immediate.
 
-        Of a stencil with a node that holds, items come no faster than its results.
+        Of a stencil with a node that holds, items come no faster than its results. What a reducer
+        that has no streams is to drive is moved by an ALU.
         """
         op = vxm.OPS.get(mnemonic) or vxm.REDUCTIONS[mnemonic]
+        if mnemonic in vxm.REDUCTIONS and sinks and not self.config.reduce_streams:
+            reduced = self.op(mnemonic, *inputs, single=single)
+            return self.op("mov", reduced, single=single, sinks=sinks)
         for value in inputs:
             if isinstance(value, Imm):
                 imm = value.value
@@ -215,6 +219,8 @@ class Stencil:
         node.latency = op.latency(self.config)
         if hold:
             self.offsets[:] = spaced(self.offsets, node.latency)
+        elif not single:
+            self.offsets[:] = spaced(self.offsets, vxm.busy_cycles(self.config, op))
         self.nodes.append(node)
         return node
 

@@ -32,6 +32,9 @@ PORTS = {
     "waterclock_sram_two_port": ["read", "read_addr", "write", "write_addr", "wdata", "rdata"],
 }
 
+#: Parameters that name files with their contents: the second for words beyond a power of two.
+FILES = {"waterclock_sram": ["INIT"], "waterclock_sram_two_port": ["INIT", "REST"]}
+
 _MEMORY = re.compile(r"(m\d+)(\..*)")
 
 
@@ -45,13 +48,16 @@ class Memory:
     depth: int
     images: list[bytes]  #: files of ``write_memories``, one a bank
 
-    def hexadecimal(self) -> str:
-        """Return the contents as ``$readmemh`` takes them."""
+    def hexadecimal(self) -> list[str]:
+        """Return the contents as ``$readmemh`` takes them, a text for each of ``FILES``."""
         size, lines = -(-self.width // 8), []
         for image in self.images:
             rows = [image[at : at + size].hex() for at in range(0, len(image), size)]
             lines += rows + ["0"] * (self.depth // len(self.images) - len(rows))
-        return "\n".join(lines) + "\n"
+        two = len(FILES[self.module]) > 1
+        whole = 1 << self.depth.bit_length() - 1
+        parts = [lines[:whole], lines[whole:]] if two else [lines]
+        return ["".join(f"{line}\n" for line in part) for part in parts]
 
     def verilog(self, name: str) -> str:
         """Return declarations and instance for a module with a port for each of its ports."""
@@ -63,7 +69,12 @@ class Memory:
             f"  {'output' if port == 'rdata' else 'input'} [{size - 1}:0] {name}_{port};"
             for port, size in bits.items()
         ]
-        values = {"WIDTH": self.width, "DEPTH": self.depth, "INIT": f'"{name}.hex"'}
+        values = {"WIDTH": self.width, "DEPTH": self.depth}
+        values |= {
+            file: f'"{name}_{file}.hex"'
+            for file, text in zip(FILES[self.module], self.hexadecimal(), strict=True)
+            if text
+        }
         nets = {"clk": "clk", "id": "16'd0"} | {port: f"{name}_{port}" for port in bits}
         settings, wires = (
             ", ".join(f".{key}({value})" for key, value in pairs.items())
@@ -142,7 +153,11 @@ def _initial_values(
     lines = [f"module {TOP} ({', '.join(['clk', *ports])});", "  input clk;"]
     lines += [memory.verilog(name) for name, memory in names.items()]
     files = {"sram.sv": sram_verilog(), f"{TOP}.v": "\n".join([*lines, "endmodule\n"])}
-    files |= {f"{name}.hex": memory.hexadecimal() for name, memory in names.items()}
+    files |= {
+        f"{name}_{file}.hex": text
+        for name, memory in names.items()
+        for file, text in zip(FILES[memory.module], memory.hexadecimal(), strict=True)
+    }
     synthesise(files, TOP, [], progress, netlist)
     cells = json.loads(netlist.read_text())["modules"][TOP]["cells"]
     netlist.unlink()

@@ -3,8 +3,8 @@
 
 /* verilator lint_off DECLFILENAME */  // cells of a vendor, with the vendor's names
 
-// A block RAM of 1,024 words of two 9-bit bytes, with two ports of 9 or 18 bits, or one that writes
-// and one that reads 36.
+// A block RAM of 1,024 words of two 9-bit bytes, with two ports of 4, 9 or 18 bits, or one that
+// writes and one that reads 36. Half bytes leave the ninth bits alone.
 module DP16KD (
     input CLKA, CEA, OCEA, WEA, RSTA, CSA0, CSA1, CSA2,
     input ADA0, ADA1, ADA2, ADA3, ADA4, ADA5, ADA6, ADA7, ADA8, ADA9, ADA10, ADA11, ADA12, ADA13,
@@ -95,6 +95,11 @@ module DP16KD (
   wire [17:0] wa = words[ada[13:4]], wb = words[adb[13:4]];
   wire [35:0] both = {words[{adb[13:5], 1'b1}], words[{adb[13:5], 1'b0}]};
 
+  // The lowest bit of a half byte.
+  function automatic [4:0] half(input [1:0] number);
+    half = (number[1] ? 5'd9 : 5'd0) + (number[0] ? 5'd4 : 5'd0);
+  endfunction
+
   always @(posedge CLKA)
     if (CEA) begin
       if (DATA_WIDTH_A == 36) begin
@@ -105,12 +110,15 @@ module DP16KD (
       end else if (DATA_WIDTH_A == 18) begin
         if (WEA && ada[0]) words[ada[13:4]][8:0] <= dia[8:0];
         if (WEA && ada[1]) words[ada[13:4]][17:9] <= dia[17:9];
+      end else if (DATA_WIDTH_A == 4) begin
+        if (WEA) words[ada[13:4]][half(ada[3:2])+:4] <= dia[3:0];
       end else if (WEA) begin
         if (ada[3]) words[ada[13:4]][17:9] <= dia[8:0];
         else words[ada[13:4]][8:0] <= dia[8:0];
       end
       if (!WEA || WRITEMODE_A == "READBEFOREWRITE")
-        reada <= {18'd0, DATA_WIDTH_A == 9 ? {9'd0, ada[3] ? wa[17:9] : wa[8:0]} : wa};
+        reada <= {18'd0, DATA_WIDTH_A == 4 ? {14'd0, wa[half(ada[3:2])+:4]}
+            : DATA_WIDTH_A == 9 ? {9'd0, ada[3] ? wa[17:9] : wa[8:0]} : wa};
     end
 
   always @(posedge CLKB)
@@ -118,13 +126,16 @@ module DP16KD (
       if (DATA_WIDTH_B == 18) begin
         if (WEB && adb[0]) words[adb[13:4]][8:0] <= dib[8:0];
         if (WEB && adb[1]) words[adb[13:4]][17:9] <= dib[17:9];
+      end else if (DATA_WIDTH_B == 4) begin
+        if (WEB) words[adb[13:4]][half(adb[3:2])+:4] <= dib[3:0];
       end else if (WEB) begin
         if (adb[3]) words[adb[13:4]][17:9] <= dib[8:0];
         else words[adb[13:4]][8:0] <= dib[8:0];
       end
       if (!WEB || WRITEMODE_B == "READBEFOREWRITE")
         readb <= DATA_WIDTH_B == 36 ? both
-            : {18'd0, DATA_WIDTH_B == 9 ? {9'd0, adb[3] ? wb[17:9] : wb[8:0]} : wb};
+            : {18'd0, DATA_WIDTH_B == 4 ? {14'd0, wb[half(adb[3:2])+:4]}
+            : DATA_WIDTH_B == 9 ? {9'd0, adb[3] ? wb[17:9] : wb[8:0]} : wb};
     end
 
   assign doa = DATA_WIDTH_B == 36 ? readb[17:0] : reada[17:0];
@@ -132,7 +143,7 @@ module DP16KD (
 
   // What no netlist of ours has used so far.
   initial
-    if (!(DATA_WIDTH_A inside {9, 18, 36}) || !(DATA_WIDTH_B inside {9, 18, 36})
+    if (!(DATA_WIDTH_A inside {4, 9, 18, 36}) || !(DATA_WIDTH_B inside {4, 9, 18, 36})
         || REGMODE_A != "NOREG" || REGMODE_B != "NOREG" || CLKAMUX != "CLKA" || CLKBMUX != "CLKB"
         || WRITEMODE_A == "WRITETHROUGH" || WRITEMODE_B == "WRITETHROUGH")
       $fatal(1, "DP16KD: widths %0d and %0d, or a mode, without a model", DATA_WIDTH_A, DATA_WIDTH_B);

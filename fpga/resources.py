@@ -16,7 +16,7 @@ LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 #: Modules that are counted on their own, by unit of the table.
 UNITS = {
     "ICU": "icu_*",
-    "MEM": "mem_group",
+    "MEM": "mem_group*",
     "VXM": "vxm_*",
     "MXM": "mxm_core mxm_feed",
     "SXM": "sxm_*",

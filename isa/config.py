@@ -29,6 +29,9 @@ OPTIONAL_FEATURES = "hn"
 
 WIDTH = 4  #: slices that act as one where they are wide
 
+#: Lanes whose sums one adder can take turns at, see ``vxm.sum_times``.
+SUMMED = (2, 4, 8)
+
 #: Architectural widths of instruction fields bound every configuration (see ``isa/spec.py``).
 LIMITS: dict[str, tuple[int, int]] = {
     "superlanes": (1, 32),
@@ -72,10 +75,13 @@ class Config:
     act_entries: int  #: vectors in a plane's activation buffer
     acc_entries: int  #: vectors in a plane's accumulators
     digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
+    integers: bool  #: whether MXM planes take i8 activations and emit i32 results
     sxm: bool  #: whether there are SXMs, a column each
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
     simple_cycles: int  #: cycles of a VXM operation that is not arithmetic, see ``isa/vxm.py``
     alu_cycles: int  #: cycles of an arithmetic VXM operation
+    b_streams: bool  #: whether the second operand of an ALU takes all streams, or the lowest four
+    reduce_streams: bool  #: whether the lane reduction takes and drives streams, or only has buses
     turns: int  #: lanes that take turns at one of the VXM's units, each a cycle
     imem_words: int  #: words of instruction memory a queue
     imem_words_of: tuple[tuple[str, int], ...]  #: kinds of queues that have more, and how many
@@ -142,6 +148,10 @@ def check(config: Config, source: str) -> None:
         fail("slices", config.slices, f"a multiple of group ({config.group})")
     if config.wide and config.group != WIDTH:
         fail("group", config.group, f"{WIDTH}, as the slices are wide")
+    if config.wide and config.planes != 1:
+        fail("planes", config.planes, "1, as the slices are wide")
+    if config.wide and config.load_streams != WIDTH:
+        fail("load_streams", config.load_streams, f"{WIDTH}, as the slices are wide")
     if config.wide and config.paths != WIDTH:
         fail("paths", config.paths, f"{WIDTH}, as the slices are wide")
     if config.slices < 4:
@@ -166,14 +176,14 @@ def check(config: Config, source: str) -> None:
         fail("simple_cycles", 1, "more than 1, as turns is")
     if config.lanes % config.turns:
         fail("turns", config.turns, f"a divisor of lanes ({config.lanes})")
-    if config.turns > 1 and config.vector & (config.vector - 1):
-        fail("turns", config.turns, f"1, as the vector ({config.vector}) is no power of two")
+    if config.turns > 1 and config.vector not in SUMMED:
+        fail("turns", config.turns, f"1, as the vector is {config.vector}, none of {SUMMED}")
     if (config.alu_cycles + config.turns - 1) % config.turns:
         # Running sums take turns at an adder, each back in it when its next item comes.
         fail("alu_cycles", config.alu_cycles, f"odd, as turns is {config.turns}")
     if config.digits == 2:
         fail("digits", 2, "1 or 3")
-    for field in ("sxm", "two_port", "wide"):
+    for field in ("b_streams", "integers", "reduce_streams", "sxm", "two_port", "wide"):
         if not isinstance(getattr(config, field), bool):
             fail(field, repr(getattr(config, field)), "true or false")
     if not config.alus or len(config.alus) > 31:

@@ -31,7 +31,7 @@ class Activation(enum.IntEnum):
     """Format of an activation."""
 
     F16 = 0  #: counted in units of 2^-24, see ``numerics.f16_to_fixed``
-    I8 = 1  #: the low byte, signed
+    I8 = 1  #: the low byte, signed; only with ``integers`` of the configuration
 
 
 class Weight(enum.IntEnum):
@@ -54,7 +54,7 @@ class Result(enum.IntEnum):
     """Format in which ACC emits an accumulator."""
 
     F32 = 0  #: accumulator times 2^-24, rounded once to nearest even
-    I32 = 1  #: the low 32 bits
+    I32 = 1  #: the low 32 bits; only with ``integers`` of the configuration
 
 
 def names(kind: type[enum.IntEnum]) -> tuple[str, ...]:
@@ -64,6 +64,11 @@ def names(kind: type[enum.IntEnum]) -> tuple[str, ...]:
 
 def _rows(config: Config) -> int:
     return config.vector - config.load_streams + 1
+
+
+def row_step(config: Config) -> int:
+    """Return what ``row`` of LW is a multiple of: where slices are wide, no vector is turned."""
+    return config.load_streams if config.wide else 1
 
 
 def _lanes(config: Config) -> int:
@@ -78,12 +83,18 @@ def _acc_entries(config: Config) -> int:
     return config.acc_entries
 
 
+def stream_unit(op: type[Instruction], config: Config) -> int:
+    """Return what the number of the stream of LW, ABL or ACC is a multiple of."""
+    (spec,) = (spec for spec in op.operands if spec.kind == "stream")
+    return spec.unit(op, config)
+
+
 def weights_at(config: Config) -> int:
     """Return the cycles from an ABC to the first in which it multiplies with the array.
 
     With activations in digits, lanes take turns to be brought to fixed point.
     """
-    return 2 if config.digits == 1 else config.digits + 1
+    return 2 if config.digits == 1 else config.digits + 2
 
 
 def acc_delay(config: Config) -> int:
@@ -103,7 +114,8 @@ def acc_latency(config: Config) -> int:
 class LW(Instruction):
     """Load ``load_streams`` vectors of weights into the buffer, from as many streams.
 
-    Vector i comes from stream ``src`` + i, flowing outward.
+    Vector i comes from stream ``src`` + i, flowing outward. Where slices are wide, ``row`` is a
+    multiple of ``load_streams``.
     """
 
     row: int = operand(
@@ -114,6 +126,7 @@ class LW(Instruction):
         Role.READS,
         kind="stream",
         streams=lambda _, config: config.load_streams,
+        first_only=True,
         doc="first of load_streams streams",
     )
     order: int = operand(1, kind="order", names=names(Order), doc="rows or columns")
@@ -131,7 +144,9 @@ class ABL(Instruction):
     entry: int = operand(
         ENTRY_BITS, Role.ADDRESS, below=_act_entries, doc="entry of the activation buffer"
     )
-    src: int = operand(STREAM_BITS, Role.READS, kind="stream", streams=2, doc="first of two")
+    src: int = operand(
+        STREAM_BITS, Role.READS, kind="stream", streams=2, first_only=True, doc="first of two"
+    )
 
 
 @instruction("mxm_abc", 11, latency=acc_delay)
@@ -160,5 +175,7 @@ class ACC(Instruction):
     """Emit an accumulator as four streams, inward."""
 
     acc: int = operand(ENTRY_BITS, Role.ADDRESS, below=_acc_entries, doc="accumulator")
-    dst: int = operand(STREAM_BITS, Role.WRITES, kind="stream", streams=4, doc="first of four")
+    dst: int = operand(
+        STREAM_BITS, Role.WRITES, kind="stream", streams=4, first_only=True, doc="first of four"
+    )
     result: int = operand(1, kind="result", names=names(Result), doc="format")

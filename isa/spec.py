@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
-from waterclock.isa.config import Config
+from waterclock.isa.config import WIDTH, Config
 from waterclock.isa.streams import ID_BITS
 
 OPCODE_BITS = 6
@@ -45,11 +45,23 @@ class Operand:
     streams: "int | Callable[[Any, Config], int]" = 1  #: streams that the operand spans
     below: "Callable[[Config], int] | None" = None  #: legal values, where fewer than the field's
     default: int | None = None  #: value where none is given
+    first_only: bool = False  #: whether it is the first streams where slices are wide
     low: int = 0  # position of the least significant bit in the word
 
     def span(self, of: "Instruction", config: Config) -> int:
         """Return how many streams this operand of instruction ``of`` spans."""
         return self.streams if isinstance(self.streams, int) else self.streams(of, config)
+
+    def unit(self, of: "type[Instruction]", config: Config) -> int:
+        """Return what the number of the first stream is a multiple of, in instructions ``of``.
+
+        Values of 16 and 32 bits are aligned; spans that depend on anything are rows of bytes.
+        Where slices are wide, VXM and MXM know streams by fours, MXM the first ones only; for MEM
+        see ``isa/mem.py``.
+        """
+        if config.wide and not of.kind.startswith(("mem", "sxm")):
+            return config.streams if self.first_only else WIDTH
+        return self.streams if isinstance(self.streams, int) else 1
 
     def used(self, config: Config) -> int:
         """Return the bits of the field that legal values of a configuration set, as a mask."""
@@ -79,14 +91,16 @@ def operand(
     streams: int | Callable[[Any, Config], int] = 1,
     below: Callable[[Config], int] | None = None,
     default: int | None = None,
+    first_only: bool = False,
 ) -> Any:
     """Declare one operand of an instruction class.
 
     ``streams`` is the number of streams that a stream operand spans, or a function of the
     instruction and the configuration. ``below`` returns the number of legal values. ``default``
-    need not be given, nor is it shown.
+    need not be given, nor is it shown. Of ``first_only`` streams the first number is 0 where
+    slices are wide.
     """
-    spec = Operand("", bits, signed, role, kind, doc, names, streams, below, default)
+    spec = Operand("", bits, signed, role, kind, doc, names, streams, below, default, first_only)
     metadata = {"operand": spec}
     if default is None:
         return dataclasses.field(metadata=metadata)

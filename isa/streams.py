@@ -2,7 +2,9 @@
 
 A stream code is 6 bits: the direction above the stream's number. A value of 16 bits takes two
 streams and one of 32 bits four, least significant byte first, the first number a multiple of
-two or four; the code names the first.
+two or four; the code names the first. Where slices are wide (``Config.wide``, ours) VXM and MXM
+know streams by fours: whatever its width, a value begins at a multiple of four. MXM then knows the
+first four only.
 """
 
 import enum

@@ -11,7 +11,10 @@ A move takes one cycle, the operations of ``SIMPLE`` features take ``simple_cycl
 configuration, the others ``alu_cycles``: a clock that is to be fast on an FPGA needs more of them.
 Two results of one ALU must not fall into one cycle. Where two lanes take turns at a unit (``turns``
 of the configuration, ours), whatever is no move takes a cycle more, and an ALU issues the next such
-operation two cycles later; so does the reducer with its sums.
+operation two cycles later. The reducer then works at one pair of neighbours after
+the other. Without
+``reduce_streams`` (ours) the reducer takes values from buses only and drives no streams, without
+``b_streams`` (ours) the second operand of an ALU is one of the ``LOWEST`` streams.
 
 The arithmetic is defined, to the bit, by the functions of ``isa/numerics.py`` that have the names
 of the mnemonics.
@@ -19,12 +22,15 @@ of the mnemonics.
 
 from waterclock.isa.config import Config
 from waterclock.isa.spec import Instruction, Role, instruction, operand
-from waterclock.isa.streams import SOURCE_BITS, TARGET_BITS
+from waterclock.isa.streams import SOURCE_ALU, SOURCE_BITS, TARGET_BITS, number_of
 
 IMM_BITS = 32
 
 #: Features whose operations are not pipelined.
 SIMPLE = "ibh"
+
+#: Streams of each direction that every operand can take.
+LOWEST = 4
 
 #: Cycles of each level of a reduction by fp32 addition.
 SUM_CYCLES = 4
@@ -55,13 +61,28 @@ def registers_operands(config: Config) -> bool:
 
 
 def takes_turns(op: type[Instruction]) -> bool:
-    """Tell whether lanes take turns at what does an operation: all but moves and comparisons."""
-    return bool(FEATURE.get(op)) or op is REDUCTIONS["rsum"]
+    """Tell whether lanes take turns at what does an operation: at all but moves."""
+    return op.kind == "reduce" or bool(FEATURE.get(op))
 
 
 def busy_cycles(config: Config, op: type[Instruction]) -> int:
     """Return the cycles until a queue may issue another operation that takes turns."""
+    if config.turns > 1 and op.kind == "reduce":
+        times = sum_times(config)
+        return 1 + (times[-1][-1] if op is REDUCTIONS["rsum"] else times[0][-1])
     return config.turns if takes_turns(op) else 1
+
+
+def sum_times(config: Config) -> list[list[int]]:
+    """Return when the one adder of a reducer that takes turns adds each pair of each level.
+
+    Cycles are counted from the first pair on. Neighbours follow each other; of the next level, a
+    pair is added as soon as its second half is there.
+    """
+    times = [list(range(config.vector // 2))]
+    while len(times[-1]) > 1:
+        times.append([time + SUM_CYCLES for time in times[-1][1::2]])
+    return times
 
 
 def partial_sums(config: Config) -> int:
@@ -76,14 +97,18 @@ def partial_sums(config: Config) -> int:
 
 
 def reduce_latency(config: Config) -> int:
-    """Return the cycles of a reduction by comparison: one a level, and the superlanes."""
-    return config.superlanes - 1 + config.levels + config.simple_cycles - 1
+    """Return the cycles of a reduction by comparison, and of crossing the superlanes.
+
+    One a level; where lanes take turns, one a pair of neighbours, and one more for the last.
+    """
+    compared = config.levels if config.turns == 1 else len(sum_times(config)[0]) + 1
+    return config.superlanes - 1 + compared + config.simple_cycles - 1
 
 
 def reduce_sum_latency(config: Config) -> int:
     """Return the cycles of a reduction by fp32 addition, and of crossing the superlanes."""
-    cycles = config.superlanes - 1 + SUM_CYCLES * config.levels + config.simple_cycles - 1
-    return cycles + config.turns - 1
+    last = SUM_CYCLES * (config.levels - 1) if config.turns == 1 else sum_times(config)[-1][-1]
+    return config.superlanes - 1 + last + SUM_CYCLES + config.simple_cycles - 1
 
 
 #: Which feature of an ALU (see ``config.ALU_FEATURES``) an operation needs; "" for none.
@@ -154,6 +179,16 @@ _declare(40, "f32_to_i8", "a rounded to an integer, saturated to i8.", arity=1, 
 _declare(41, "exp2", "2 to the power a.", arity=1, feature="s")
 _declare(42, "recip", "1 / a.", arity=1, feature="s")
 _declare(43, "rsqrt", "1 / sqrt(a).", arity=1, feature="s")
+
+#: Operations whose operands may change places, to the bit; equal zeros of a maximum have an order.
+COMMUTES = tuple(OPS[x] for x in ("iadd", "and", "or", "xor", "ieq", "fadd", "fmul", "imul"))
+
+
+def takes_stream(config: Config, name: str, code: int) -> bool:
+    """Tell whether an ALU's operand may be the source with a code (ours: ``b_streams``)."""
+    few = name == "b" and not config.b_streams and code < SOURCE_ALU
+    return not few or number_of(code) < LOWEST
+
 
 #: Reductions by mnemonic.
 REDUCTIONS: dict[str, type[Instruction]] = {}

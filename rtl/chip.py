@@ -36,7 +36,7 @@ def chip_parts(config: Config) -> dict[str, wiring.Component]:
     return {
         **{f"icu_{kind}": ICUQueue(kind, config) for kind in kinds},
         "mem_tile": MEMTile(config),
-        "mem_group": MEMGroup(config),
+        **_groups(config),
         "stream_column": StreamColumn(config),
         **vxm_parts(config),
         **mxm_parts(config),
@@ -44,6 +44,19 @@ def chip_parts(config: Config) -> dict[str, wiring.Component]:
         "signature": RunSignature(config),
         "host_port": HostPort(config),
     }
+
+
+def group_part(config: Config, side: Hemisphere) -> str:
+    """Return the name of the part that a hemisphere's groups of MEM slices are."""
+    shared = config.paths < 2 * config.streams
+    return f"mem_group_{side.name.lower()}" if shared else "mem_group"
+
+
+def _groups(config: Config) -> dict[str, MEMGroup]:
+    """Return the parts that groups of MEM slices are: where paths are shared the side matters."""
+    if config.paths == 2 * config.streams:
+        return {"mem_group": MEMGroup(config)}
+    return {group_part(config, side): MEMGroup(config, side.outward) for side in Hemisphere}
 
 
 def chip_ports() -> dict[str, wiring.Member]:
@@ -177,6 +190,7 @@ class Chip(wiring.Component):
         config = self.config
         width = config.lanes * 8
         found: list[list[Value]] = [[] for _ in range(config.superlanes)]
+        every = 2 * config.streams
         for side in Hemisphere:
             for group in range(config.groups):
                 first = group * config.group
@@ -198,8 +212,8 @@ class Chip(wiring.Component):
                     before = nets
                     nets = instance(
                         m,
-                        "mem_group",
-                        self.parts["mem_group"],
+                        group_part(config, side),
+                        self.parts[group_part(config, side)],
                         f"mem_{side.name[0].lower()}{group}_{k}",
                         {
                             **self._neighbours(east[k], west[k], x),
@@ -207,7 +221,7 @@ class Chip(wiring.Component):
                             "host_we": writes,
                             "host_addr": row,
                             "host_wdata": host["write_data"][k * width : (k + 1) * width],
-                            "outward": int(side.outward),
+                            **({"outward": int(side.outward)} if config.paths == every else {}),
                             "id": tile_id(config, k, int(side), first),
                         },
                     )
@@ -342,13 +356,19 @@ class Chip(wiring.Component):
             drives: list[Drive] = []
             for plane in planes:
                 valid, dst = (getattr(plane, f"result_{name}_{k}") for name in ("valid", "dst"))
-                place = Cat(C(0, low), dst[low:ID_BITS], C(inward, 1))
+                number = C(0, ID_BITS - low) if config.wide else dst[low:ID_BITS]
+                place = Cat(C(0, low), number, C(inward, 1))
                 result = getattr(plane, f"result_{k}")
                 drives.append(Drive(Mux(valid, RESULT_STREAMS, 0), place, result, RESULT_STREAMS))
                 self.errors["mxm"].append(valid & (dst[:low].any() | (dst[ID_BITS] != inward)))
-            bus = drive_streams(m, config, drives)
+            bus = drive_streams(m, config, drives, f"mxm_{letter}_{k}")
             for name in ("east_valid", "east_data", "west_valid", "west_data"):
                 m.d.comb += column[name].eq(getattr(bus, name))
+            # Nothing flows in over the edge but what the planes drive: no choice is needed.
+            way = side.inward.name.lower()
+            driven = getattr(bus, f"{way}_data")
+            every = RESULT_STREAMS if config.wide else config.streams
+            m.d.comb += column[f"{way}_in"].eq(driven[: len(driven) // config.streams * every])
             self.errors["mxm"].append(bus.double | bus.beyond)
             outward = column[side.outward.name.lower()]
             for plane in planes:

@@ -7,6 +7,7 @@ from amaranth import *
 
 from waterclock.isa.config import Config
 from waterclock.isa.streams import ID_BITS
+from waterclock.rtl.part import needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,13 @@ class DriveBus:
     beyond: Signal  #: a stream that the configuration does not have is driven
 
 
-def drive_streams(m: Module, config: Config, drives: Sequence[Drive]) -> DriveBus:
+def drive_streams(
+    m: Module, config: Config, drives: Sequence[Drive], name: str = "drive"
+) -> DriveBus:
     """Add the logic that brings every driven stream to its place; combinational.
 
-    Where two drivers meet, which is an error, the last one wins.
+    Where two drivers meet, which is an error, the last one wins. What is not driven is zero; on an
+    FPGA it may be anything where there is one driver only.
 
     Parameters
     ----------
@@ -44,8 +48,11 @@ def drive_streams(m: Module, config: Config, drives: Sequence[Drive]) -> DriveBu
         Uses ``streams`` and ``lanes``.
     drives : sequence of Drive
         All drivers of the column.
+    name : str
+        Of the column, where a module has several.
     """
     streams, width = config.streams, config.lanes * 8
+    alone = len(drives) == 1
     valid = [Signal(streams, name=f"{way}_valid_bus") for way in ("east", "west")]
     data = [Signal(streams * width, name=f"{way}_data_bus") for way in ("east", "west")]
     double, beyond = Signal(), Signal()
@@ -54,16 +61,20 @@ def drive_streams(m: Module, config: Config, drives: Sequence[Drive]) -> DriveBu
         most = len(drive.data) // width
         mask = Signal(most + (1 << ID_BITS), name=f"mask_{index}")
         driven = [Signal(streams, name=f"{way}_mask_{index}") for way in ("east", "west")]
-        # Inside one condition, so that an idle driver costs a simulator one test.
-        with m.If(drive.count.any()):
+        active = drive.count.any()
+        with m.If(active):
             ones = Cat(drive.count > position for position in range(most))
             m.d.comb += mask.eq(ones << drive.dst[:ID_BITS])
+        for direction, way in enumerate(driven):
+            with m.If(drive.dst[ID_BITS] == direction):
+                m.d.comb += way.eq(mask)
+        # Inside one condition, so that an idle driver costs a simulator one test.
+        with m.If(needed(m, f"{name}_turned", active) if alone else active):
             turned = _turned(m, drive, streams, width, f"turned_{index}")
             for direction, way in enumerate(driven):
-                with m.If(drive.dst[ID_BITS] == direction):
-                    m.d.comb += way.eq(mask)
+                meant = needed(m, f"{name}_{direction}", way) if alone else way
                 for number in range(streams):
-                    with m.If(way[number]):
+                    with m.If(meant[number]):
                         m.d.comb += (
                             data[direction]
                             .word_select(number, width)

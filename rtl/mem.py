@@ -9,7 +9,7 @@ from waterclock.isa import mem, signature
 from waterclock.isa.config import WIDTH, Config
 from waterclock.isa.spec import OPCODE_BITS, Instruction, instructions, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction
-from waterclock.rtl.part import field, is_unit
+from waterclock.rtl.part import choose, field, is_unit
 from waterclock.rtl.signature import hash_of
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
 from waterclock.rtl.sram import SRAM, TwoPortSRAM
@@ -65,14 +65,6 @@ def streams_of_paths(config: Config) -> dict[int, list[tuple[int, int]]]:
             place = way * config.streams + number
             found.setdefault(index & (1 << low) - 1, []).append((index >> low, place))
     return found
-
-
-def choose(m: Module, index: Value, choices: dict[int, Value], target: Signal) -> None:
-    """Assign ``choices[index]`` to ``target``; a flat Switch takes the fewest LUTs."""
-    with m.Switch(index):
-        for number, choice in choices.items():
-            with m.Case(number):
-                m.d.comb += target.eq(choice)
 
 
 class MEMTile(wiring.Component):

@@ -8,9 +8,9 @@ from amaranth.utils import ceil_log2, exact_log2
 from waterclock.isa import mem, signature
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, word_bits
-from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mem import BYTE, choose, has_map, path_index, streams_of_paths
-from waterclock.rtl.part import any_of, field, is_unit
+from waterclock.isa.streams import ID_BITS, STREAM_BITS, Direction
+from waterclock.rtl.mem import BYTE, has_map, path_index, streams_of_paths
+from waterclock.rtl.part import any_of, choose, field, is_unit
 from waterclock.rtl.signature import sum_of
 from waterclock.rtl.sram import ID_BITS as SRAM_ID_BITS
 
@@ -24,6 +24,9 @@ class MEMGroup(wiring.Component):
     ----------
     config : Config
         Uses ``group``, ``lanes``, ``streams``, ``paths`` and ``rows``.
+    outward : Direction, optional
+        In which streams leave the VXM here; a port if it is not given. Synthesis makes less of
+        what it knows.
 
     Members
     -------
@@ -39,8 +42,8 @@ class MEMGroup(wiring.Component):
     host_rdata : Out(lanes * 8)
         What the host read last, until something is issued.
     outward : In(1)
-        The direction, a constant, in which streams leave the VXM here. Used where streams share
-        paths.
+        The direction, a constant, in which streams leave the VXM here, unless it is given. Used
+        where streams share paths.
     id : In(16)
         ``tile_id`` of the first slice; the others follow.
     sum : Out(32)
@@ -54,8 +57,10 @@ class MEMGroup(wiring.Component):
     As ``MEMTile``; what the host reads in cycle t is in ``host_rdata`` from t + 1 on.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, outward: Direction | None = None):
         self.config = config
+        if outward is not None:
+            self.outward = C(int(outward), 1)
         width, streams = config.lanes * BYTE, config.streams * config.lanes * BYTE
         words = {
             f"{port}{index}_{way}": flow(word_bits(f"mem_{port}"))
@@ -75,7 +80,7 @@ class MEMGroup(wiring.Component):
                 "host_addr": In(mem.ADDRESS_BITS),
                 "host_wdata": In(width),
                 "host_rdata": Out(width),
-                "outward": In(1),
+                **({"outward": In(1)} if outward is None else {}),
                 "id": In(SRAM_ID_BITS),
                 "sum": Out(signature.BITS),
                 "error": Out(1),

@@ -7,6 +7,7 @@ from math import gcd
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import MXM_KINDS
@@ -22,11 +23,13 @@ from waterclock.isa.mxm import (
     Weight,
     Window,
     acc_latency,
+    row_step,
+    stream_unit,
     weights_at,
 )
-from waterclock.isa.spec import OPCODE_BITS, word_bits
+from waterclock.isa.spec import OPCODE_BITS, Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, STREAM_BITS
-from waterclock.rtl.mxm_feed import arrive_delay, load_delay, orders, present
+from waterclock.rtl.mxm_feed import feed_delay, present
 from waterclock.rtl.mxm_lanes import RESULT_STREAMS, MXMLanes
 from waterclock.rtl.mxm_tile import BYTE, MACTile, activation_bits, sum_bits, tile_size
 from waterclock.rtl.mxm_turns import MXMTurnLanes
@@ -86,7 +89,7 @@ class MXMCore(wiring.Component):
         }
         for k in range(config.superlanes):
             ports |= {f"{queue}_{k}": In(word_bits(QUEUES[queue])) for queue in FEED_QUEUES}
-            ports[f"weights_{k}"] = In(len(orders(config)) * config.load_streams * width)
+            ports[f"weights_{k}"] = In(config.load_streams * width)
             ports[f"activations_{k}"] = In(2 * width)
         super().__init__(ports | result_ports(config) | {"outward": In(1), "error": Out(1)})
 
@@ -104,7 +107,8 @@ class MXMCore(wiring.Component):
         }
         issued: dict[str, Value] = {queue: getattr(self, f"{queue}_in") for queue in FEED_QUEUES}
         later: dict[str, Value] = {queue: self._fed(queue)[-1] for queue in FEED_QUEUES}
-        waits = {"iw": load_delay(self.config), "abc": arrive_delay(self.config), "acc": 0}
+        delay = feed_delay(self.config)
+        waits = {"iw": delay, "abc": delay, "acc": 0}
         for queue, wait in waits.items():
             word = getattr(self, f"{queue}_in")
             for k in range(self.config.superlanes + wait):
@@ -143,11 +147,12 @@ class MXMCore(wiring.Component):
                 "lw: ends beyond the vector",
                 field(lw, LW, "row") > config.vector - config.load_streams,
             ),
-            ("lw: no such streams", self._misplaced(lw_src, config.load_streams, self.outward)),
-            ("abl: no such streams", self._misplaced(abl_src, 2, self.outward) | abl_src[0]),
+            ("lw: no such streams", self._misplaced(LW, lw_src, config.load_streams, self.outward)),
+            ("abl: no such streams", self._misplaced(ABL, abl_src, 2, self.outward)),
+            ("acc: no such streams", self._misplaced(ACC, dst, RESULT_STREAMS, ~self.outward)),
             (
-                "acc: no such streams",
-                self._misplaced(dst, RESULT_STREAMS, ~self.outward) | dst[:2].any(),
+                "lw: no such row",
+                field(lw, LW, "row")[: exact_log2(row_step(config))].any(),
             ),
             ("abl: no such entry", field(abl, ABL, "entry") >= config.act_entries),
             ("abc: no such entry", field(abc, ABC, "entry") >= config.act_entries),
@@ -162,6 +167,11 @@ class MXMCore(wiring.Component):
             (f"{queue}: illegal instruction", issued[queue][:OPCODE_BITS] != op.opcode)
             for queue, op in OPS.items()
         ]
+        if not config.integers:
+            faults += [
+                ("abc: no integers", field(abc, ABC, "activation") != Activation.F16),
+                ("acc: no integers", field(acc, ACC, "result") != Result.F32),
+            ]
         broken, wrong = Signal(len(faults)), Signal()
         m.d.comb += wrong.eq(broken.any())
         m.d.sync += self.error.eq(wrong)
@@ -172,9 +182,11 @@ class MXMCore(wiring.Component):
         # Only one: an assertion that holds costs a simulator more than all conditions.
         m.d.sync += Assert(~wrong, "MXM plane: the schedule broke a promise")
 
-    def _misplaced(self, code: Value, span: int, direction: Value) -> Value:
-        """Tell whether streams flow the wrong way or do not exist."""
-        return (code[ID_BITS] != direction) | (code[:ID_BITS] > self.config.streams - span)
+    def _misplaced(self, op: type[Instruction], code: Value, span: int, direction: Value) -> Value:
+        """Tell whether streams flow the wrong way, are misaligned, or do not exist."""
+        unit, streams = stream_unit(op, self.config), self.config.streams
+        odd = code[: ID_BITS if unit == streams else exact_log2(unit)].any()
+        return (code[ID_BITS] != direction) | (code[:ID_BITS] > streams - span) | odd
 
     def _load(
         self,
@@ -188,16 +200,15 @@ class MXMCore(wiring.Component):
         lanes, count = config.lanes, config.load_streams
         held, newest = _collected(m, self._fed("lw"), self._fed("weights"), "held_weights")
         step = gcd(size, lanes)  # lanes of one block and one superlane
-        both = orders(config)
 
-        def taken(order: int, vector: int, lane: int) -> Value:
+        def taken(vector: int, lane: int) -> Value:
             """Return ``step`` lanes of a vector."""
             k, lane = divmod(lane, lanes)
-            part = ((order * count + vector) * lanes + lane) // step
+            part = (vector * lanes + lane) // step
             return (
                 newest.word_select(part, step * BYTE)
                 if k == config.superlanes - 1
-                else held.word_select(k * len(both) * count * lanes // step + part, step * BYTE)
+                else held.word_select(k * count * lanes // step + part, step * BYTE)
             )
 
         row, by_column = field(lw, LW, "row"), Signal()
@@ -205,29 +216,26 @@ class MXMCore(wiring.Component):
         m.d.comb += by_column.eq(field(lw, LW, "order") == Order.COLUMNS)
         for place in range(config.vector):
             # The rows of an LW that reach this place, of all that are legal.
-            first, last = max(place - count + 1, 0), min(place, config.vector - count)
-            every = first == 0 and last == config.vector - count
-            m.d.comb += enables[place].eq(1 if every else (row >= first) & (row <= last))
+            legal = range(0, config.vector - count + 1, row_step(config))
+            reach = [first for first in legal if first <= place < first + count]
+            within = (row >= reach[0]) & (row <= reach[-1])
+            m.d.comb += enables[place].eq(1 if len(reach) == len(legal) else within)
 
-        def bytes_for(order: int, lane_block: int, place_block: int) -> Value:
+        def bytes_for(lane_block: int, place_block: int) -> Value:
             return Cat(
-                taken(order, place % count, lane)
+                taken(place % count, lane)
                 for place in range(place_block * size, place_block * size + count)
                 for lane in range(lane_block * size, (lane_block + 1) * size, step)
             )
 
         for (i, j), tile in tiles.items():
-            rows, columns = bytes_for(both[0], j, i), bytes_for(both[-1], i, j)
-            if len(both) == 1:
-                weights = rows if i == j else Mux(by_column, columns, rows)
-            else:
-                weights = Cat(rows, columns)
+            rows, columns = bytes_for(j, i), bytes_for(i, j)
             places = [enables.word_select(block, size) for block in (i, j)]
             m.d.comb += [
                 tile["load"].eq(present(lw)),
                 tile["by_column"].eq(by_column),
                 tile["enables"].eq(places[0] if i == j else Mux(by_column, places[1], places[0])),
-                tile["weights"].eq(weights),
+                tile["weights"].eq(rows if i == j else Mux(by_column, columns, rows)),
                 tile["install"].eq(present(iw)),
             ]
 
@@ -256,8 +264,7 @@ class MXMCore(wiring.Component):
             Signal.like(abc, name=f"abc_{stage}") for stage in ("multiply", "accumulate")
         )
         decoding = abc
-        # An array that is installed later is multiplied with later.
-        for cycle in range(1, weights_at(config) + load_delay(config) - arrive_delay(config)):
+        for cycle in range(1, weights_at(config)):
             before, decoding = decoding, Signal.like(abc, name=f"abc_decode_{cycle}")
             m.d.sync += decoding.eq(before)
         decode, passes, accumulate = Signal(), Signal(config.digits), Signal()

@@ -1,20 +1,19 @@
 """What one superlane of an MXM plane takes off the streams.
 
-With activations in digits an ABC is slower, so what it needs may come later, and the streams are
-not brought to their places by multiplexers but by registers that are zero unless they are meant,
-and an or: a third of the lookup tables of an FPGA.
+With activations in digits an ABC is slower, so what it needs may come a cycle later.
 """
 
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from waterclock.isa.config import Config
-from waterclock.isa.mxm import ABL, LW, Order
+from waterclock.isa.mxm import ABL, LW, row_step, stream_unit
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import ID_BITS
 from waterclock.rtl.mxm_tile import BYTE
-from waterclock.rtl.part import any_of, field, gated
+from waterclock.rtl.part import field
 
 
 def present(word: Value) -> Value:
@@ -22,19 +21,9 @@ def present(word: Value) -> Value:
     return word[:OPCODE_BITS].any()
 
 
-def load_delay(config: Config) -> int:
-    """Return the cycles from the issue of LW to its operands; IW has to wait as long."""
-    return 0 if config.digits == 1 else 2
-
-
-def arrive_delay(config: Config) -> int:
-    """Return the cycles from the issue of ABL to its operands; ABC has to wait as long."""
+def feed_delay(config: Config) -> int:
+    """Return the cycles from the issue of LW or ABL to its operands; IW and ABC wait as long."""
     return 0 if config.digits == 1 else 1
-
-
-def orders(config: Config) -> tuple[Order, ...]:
-    """Return for what orders of LW there are operands, one for both, or zero in the other."""
-    return (Order.ROWS,) if config.digits == 1 else (Order.ROWS, Order.COLUMNS)
 
 
 class MXMFeed(wiring.Component):
@@ -55,15 +44,14 @@ class MXMFeed(wiring.Component):
         The words that the operands are those of.
     streams : In(streams * lanes * 8)
         Register of the column, outward direction.
-    weights : Out(orders * load_streams * lanes * 8)
-        The vectors of the LW, so turned that place i is for rows i modulo ``load_streams``; for
-        each of ``orders``.
+    weights : Out(load_streams * lanes * 8)
+        The vectors of the LW, so turned that place i is for rows i modulo ``load_streams``.
     activations : Out(2 * lanes * 8)
         The two streams of the ABL.
 
     Timing
     ------
-    The operands are there ``load_delay`` and ``arrive_delay`` cycles after the issue.
+    The operands are there ``feed_delay`` cycles after the issue.
     """
 
     def __init__(self, config: Config):
@@ -78,7 +66,7 @@ class MXMFeed(wiring.Component):
                 "abl_out": Out(word_bits("mxm_abl")),
                 "abl_late": Out(word_bits("mxm_abl")),
                 "streams": In(config.streams * width),
-                "weights": Out(len(orders(config)) * config.load_streams * width),
+                "weights": Out(config.load_streams * width),
                 "activations": Out(2 * width),
             }
         )
@@ -86,13 +74,12 @@ class MXMFeed(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.d.sync += [self.lw_out.eq(self.lw_in), self.abl_out.eq(self.abl_in)]
-        if self.config.digits == 1:
-            m.d.comb += [self.lw_late.eq(self.lw_out), self.abl_late.eq(self.abl_out)]
-            self._multiplexed(m)
-        else:
-            lw = Signal.like(self.lw_out, name="lw_turned")
-            m.d.sync += [lw.eq(self.lw_out), self.lw_late.eq(lw), self.abl_late.eq(self.abl_out)]
-            self._registered(m, lw)
+        domain = m.d.sync if feed_delay(self.config) else m.d.comb
+        domain += [self.lw_late.eq(self.lw_out), self.abl_late.eq(self.abl_out)]
+        with m.If(present(self.lw_out)):
+            domain += self.weights.eq(Cat(self._turned(m, self._taken(m))))
+        with m.If(present(self.abl_out)):
+            domain += self.activations.eq(self._pair(m))
         return m
 
     def _streams(self, streams: int) -> list[Value]:
@@ -100,57 +87,18 @@ class MXMFeed(wiring.Component):
         width = streams * self.config.lanes * BYTE
         return [self.streams.word_select(i, width) for i in range(len(self.streams) // width)]
 
-    def _multiplexed(self, m: Module) -> None:
-        with m.If(present(self.lw_out)):
-            m.d.comb += self.weights.eq(Cat(self._turned(m, self._taken(m))))
-        with m.If(present(self.abl_out)), m.Switch(field(self.abl_out, ABL, "src")[1:ID_BITS]):
-            for number, pair in enumerate(self._streams(2)):
+    def _pair(self, m: Module) -> Signal:
+        """Return the streams of the ABL."""
+        unit = stream_unit(ABL, self.config)
+        pair = Signal(len(self.activations), name="abl_pair")
+        if unit == self.config.streams:
+            m.d.comb += pair.eq(self.streams[: len(pair)])
+            return pair
+        with m.Switch(field(self.abl_out, ABL, "src")[exact_log2(unit) : ID_BITS]):
+            for number, streams in enumerate(self._streams(unit)):
                 with m.Case(number):
-                    m.d.comb += self.activations.eq(pair)
-
-    def _registered(self, m: Module, later: Signal) -> None:
-        """Choose in two steps, in the cycle of the issue and in the next: ``later`` is LW then."""
-        vectors, streams, window = self.config.load_streams, self._streams(1), self._window()
-        turn = self._turn(m)
-        odd = Signal()
-        m.d.sync += odd.eq(turn[:1])
-        # All turns but the last one, if they are odd.
-        turned = [
-            any_of(
-                gated(
-                    m,
-                    window[number] & (turn[1:] == step // 2),
-                    streams[number],
-                    f"turned_{place}_{number}",
-                )
-                for step in range(0, vectors, 2)
-                for number in range((place + step) % vectors, len(streams), vectors)
-            )
-            for place in range(vectors)
-        ]
-        weights: list[Value] = []
-        for order in orders(self.config):
-            meant = present(later) & (field(later, LW, "order") == order)
-            for place in range(vectors):
-                name, further = f"weights_{order}_{place}", turned[(place + 1) % vectors]
-                even = gated(m, meant & ~odd, turned[place], f"{name}_even")
-                weights.append(even | gated(m, meant & odd, further, f"{name}_odd"))
-        m.d.comb += self.weights.eq(Cat(weights))
-        pair = field(self.abl_out, ABL, "src")[1:ID_BITS]
-        m.d.comb += self.activations.eq(
-            any_of(
-                gated(m, present(self.abl_out) & (pair == number), value, f"activations_{number}")
-                for number, value in enumerate(self._streams(2))
-            )
-        )
-
-    def _window(self) -> list[Value]:
-        """Return for each stream whether it is one that the LW takes."""
-        vectors, first = self.config.load_streams, field(self.lw_out, LW, "src")[:ID_BITS]
-        return [
-            first.matches(*range(max(number - vectors + 1, 0), number + 1))
-            for number in range(self.config.streams)
-        ]
+                    m.d.comb += pair.eq(streams)
+        return pair
 
     def _turn(self, m: Module) -> Signal:
         """Return how many places further down the vector for place 0 came."""
@@ -168,8 +116,8 @@ class MXMFeed(wiring.Component):
         """Return the streams of the LW; the number of place i is i modulo ``load_streams``."""
         vectors, width = self.config.load_streams, self.config.lanes * BYTE
         streams = self._streams(1)
-        if len(streams) == vectors:
-            return streams
+        if len(streams) in (vectors, stream_unit(LW, self.config)):
+            return streams[:vectors]
         taken = [Signal(width, name=f"taken_{place}") for place in range(vectors)]
         number = field(self.lw_out, LW, "src")[:ID_BITS]
         for place, value in enumerate(taken):
@@ -183,7 +131,10 @@ class MXMFeed(wiring.Component):
     def _turned(self, m: Module, taken: list[Value]) -> list[Value]:
         """Return the streams of the LW in the order of the rows that they are for."""
         vectors = self.config.load_streams
-        if vectors == len(self._streams(1)) == self.config.vector:
+        if (
+            row_step(self.config) == vectors
+            or vectors == len(self._streams(1)) == self.config.vector
+        ):
             return taken
         turn = self._turn(m)
         values = taken

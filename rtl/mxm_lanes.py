@@ -121,7 +121,7 @@ class MXMLanes(wiring.Component):
         """
         lanes = self.config.lanes
         is_i8 = Signal()
-        with m.If(self.fetch):
+        with m.If(self.fetch & self.config.integers):
             m.d.sync += is_i8.eq(self.fetch_i8)
         taken: list[list[Value]] = []
         for bank in range(-(-self.config.act_entries >> bits)):

@@ -88,9 +88,8 @@ class MACTile(wiring.Component):
         The vectors are columns, not rows.
     enables : In(max(rows, columns))
         Rows (columns) that are written; row r takes vector r modulo ``load_streams``.
-    weights : In(load_streams * max(rows, columns) * 8), twice that for digits
-        The vectors' bytes for this block. For digits first those of rows, then those of columns,
-        zero if they are not meant.
+    weights : In(load_streams * max(rows, columns) * 8)
+        The vectors' bytes for this block.
     install : In(1)
         Copy the buffer to the array.
     multiply : In(1)
@@ -118,9 +117,7 @@ class MACTile(wiring.Component):
                 "load": In(1),
                 "by_column": In(1),
                 "enables": In(longest),
-                "weights": In(
-                    (1 if config.digits == 1 else 2) * config.load_streams * longest * BYTE
-                ),
+                "weights": In(config.load_streams * longest * BYTE),
                 "install": In(1),
                 "multiply": In(1),
                 "more": In(1),
@@ -146,41 +143,21 @@ class MACTile(wiring.Component):
 
     def _load(self, m: Module, buffer: Sequence[Signal]) -> None:
         vectors, longest = self.config.load_streams, max(self.rows, self.columns)
-        arriving = [
-            self.weights.word_select(i, longest * BYTE)
-            for i in range(len(self.weights) // (longest * BYTE))
-        ]
-        if self.config.digits > 1:
-            self._load_bytes(m, buffer, arriving[:vectors], arriving[vectors:])
-            return
+        arriving = [self.weights.word_select(i, longest * BYTE) for i in range(vectors)]
         for k, row in enumerate(buffer):
             # One value for both orders: synthesis then finds one enable for each byte.
             new = Signal(len(row), name=f"new_{k}")
+            parts = (arriving[n % vectors] for n in range(self.columns))
+            column = Cat(part.word_select(k, BYTE) for part in parts)
+            # For an FPGA no condition, for a simulator of many lanes it saves most of the work.
+            with m.If(self.load | (self.config.digits > 1)):
+                m.d.comb += new.eq(Mux(self.by_column, column, arriving[k % vectors]))
             with m.If(self.load & self.by_column):
-                parts = (arriving[n % vectors] for n in range(self.columns))
-                m.d.comb += new.eq(Cat(part.word_select(k, BYTE) for part in parts))
                 for n in range(self.columns):
                     with m.If(self.enables[n]):
                         m.d.sync += row.word_select(n, BYTE).eq(new.word_select(n, BYTE))
-            with m.Elif(self.load):
-                m.d.comb += new.eq(arriving[k % vectors])
-                with m.If(self.enables[k]):
-                    m.d.sync += row.eq(new)
-
-    def _load_bytes(
-        self,
-        m: Module,
-        buffer: Sequence[Signal],
-        rows: Sequence[Value],
-        columns: Sequence[Value],
-    ) -> None:
-        """Load each byte from its row or its column, of which one is zero."""
-        for k, row in enumerate(buffer):
-            for n in range(self.columns):
-                own = rows[k % len(rows)].word_select(n, BYTE)
-                other = columns[n % len(columns)].word_select(k, BYTE)
-                with m.If(self.load & Mux(self.by_column, self.enables[n], self.enables[k])):
-                    m.d.sync += row.word_select(n, BYTE).eq(own | other)
+            with m.Elif(self.load & self.enables[k]):
+                m.d.sync += row.eq(new)
 
     def _signs(self, m: Module, buffer: Sequence[Signal], array: Sequence[Signal]) -> list[Signal]:
         """Return the signs of the weights in the array: where each multiplier has its own."""

@@ -2,7 +2,7 @@
 
 An ABC takes ``digits`` cycles of the array then, so as many lanes share what adds to their
 accumulators. They share the rounding as well: every sum is rounded on its way to the accumulator,
-and what ACC reads are copies, of the low bits and of the rounded value.
+and what ACC reads are copies of the rounded value, and of the low bits where there are integers.
 
 Lanes are brought together without multiplexers: each has registers that are zero out of its turn,
 and what they hold is combined by an or.
@@ -143,15 +143,19 @@ class MXMTurnLanes(MXMLanes):
     def _rounded_total(
         self, m: Module, lanes: Sequence[int], total: Signal, since: Signal
     ) -> list[Value]:
-        """Return what each lane's copies get in the cycle for it: low bits and rounded value."""
+        """Return what each lane's copies get in the cycle for it: rounded value and low bits."""
         name = str(lanes[0])
         value = Signal(ACC_BITS, name=f"value_{name}", reset_less=True)
         shifted, shifts = coarse(m, value, name)
         held = Signal(len(shifted), name=f"held_{name}", reset_less=True)
         held_shifts = Signal(len(shifts), name=f"shifts_{name}", reset_less=True)
-        low = Signal(RESULT_BITS, name=f"low_{name}", reset_less=True)
         sign = Signal(name=f"sign_{name}", reset_less=True)
-        copies: list[Value] = [Cat(low, fine(m, held, held_shifts, sign, name))]
+        copies: list[Value] = [fine(m, held, held_shifts, sign, name)]
+        if self.config.integers:
+            low = Signal(RESULT_BITS, name=f"low_{name}", reset_less=True)
+            with m.If(since.any()):
+                m.d.sync += low.eq(value)
+            copies = [Cat(copies[0], low)]
         # The last turn's is just being rounded in that cycle; the others wait.
         for turn in range(self.config.digits - 1):
             waiting = Signal(len(copies[0]), name=f"copy_{name}_{turn}", reset_less=True)
@@ -163,7 +167,6 @@ class MXMTurnLanes(MXMLanes):
                 value.eq(total),
                 held.eq(shifted),
                 held_shifts.eq(shifts),
-                low.eq(value),
                 sign.eq(value[-1]),
             ]
         return copies[: len(lanes)]
@@ -173,7 +176,7 @@ class MXMTurnLanes(MXMLanes):
     ) -> Value:
         """Add the copies of one lane; return the 32 bits of a result."""
         m.submodules[f"copy_{lane}"] = copies = memory.Memory(
-            shape=2 * RESULT_BITS, depth=self.config.acc_entries, init=[]
+            shape=len(copy), depth=self.config.acc_entries, init=[]
         )
         write, read = copies.write_port(), copies.read_port(domain="comb")
         m.d.comb += [
@@ -182,7 +185,9 @@ class MXMTurnLanes(MXMLanes):
             write.en.eq(write_now & copying["written"][lane]),
             read.addr.eq(self.emit_entry),
         ]
-        low, rounded = read.data[:RESULT_BITS], read.data[RESULT_BITS:]
+        rounded, low = read.data[:RESULT_BITS], read.data[RESULT_BITS:]
+        if not self.config.integers:
+            return gated(m, self.emit, rounded, f"rounded_{lane}")
         return any_of(
             [
                 gated(m, self.emit & self.emit_i32, low, f"low_{lane}"),

@@ -37,6 +37,14 @@ def xor_of(values: Iterable[Value]) -> Value:
     return reduce(operator.xor, values)
 
 
+def choose(m: Module, index: Value, choices: dict[int, Value], target: Signal) -> None:
+    """Assign ``choices[index]`` to ``target``; a flat Switch takes the fewest LUTs."""
+    with m.Switch(index):
+        for number, choice in choices.items():
+            with m.Case(number):
+                m.d.comb += target.eq(choice)
+
+
 def gated(m: Module, condition: Value, value: Value, name: str) -> Signal:
     """Return a register with ``value`` of the cycle before, or zero without the ``condition``.
 

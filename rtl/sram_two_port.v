@@ -11,37 +11,53 @@ module waterclock_sram_two_port #(
     parameter WIDTH = 8,
 `ifndef SIMULATION
     parameter INIT  = "",  // file for $readmemh: what an FPGA's memory holds at power-on
+    parameter REST  = "",  // the same for words beyond the largest power of two
 `endif
     parameter DEPTH = 16
 ) (
     input  wire                     clk,
     input  wire                     read,
     input  wire [$clog2(DEPTH)-1:0] read_addr,
-    output reg  [        WIDTH-1:0] rdata,
+    output wire [        WIDTH-1:0] rdata,
     input  wire                     write,
     input  wire [$clog2(DEPTH)-1:0] write_addr,
     input  wire [        WIDTH-1:0] wdata,
     input  wire [             15:0] id           // names the instance; a constant, even
 );
 
-  (* ram_style = "block", no_rw_check *) reg [WIDTH-1:0] words[0:DEPTH-1];
-
 `ifndef SIMULATION
 
+  // Block RAMs can be as deep as any power of two that we need: those of the first WHOLE words are,
+  // side by side, so that no choice follows them.
+  localparam BITS = $clog2(DEPTH);
+  localparam WHOLE = DEPTH == 1 << BITS ? DEPTH : 1 << BITS - 1;
+
   generate
-    if (INIT != "") begin : filled
-      initial $readmemh(INIT, words);
+    if (WHOLE == DEPTH) begin : whole
+      waterclock_block_ram #(WIDTH, INIT, DEPTH)
+          ram (clk, read, read_addr, rdata, write, write_addr, wdata);
+    end else begin : parts
+      localparam MORE = $clog2(DEPTH - WHOLE);
+      wire [WIDTH-1:0] low_data, high_data;
+      reg high;
+      always @(posedge clk) if (read) high <= read_addr[BITS-1];
+      assign rdata = high ? high_data : low_data;
+      waterclock_block_ram #(WIDTH, INIT, WHOLE)
+          low (clk, read, read_addr[BITS-2:0], low_data,
+               write & ~write_addr[BITS-1], write_addr[BITS-2:0], wdata);
+      waterclock_block_ram #(WIDTH, REST, DEPTH - WHOLE)
+          rest (clk, read, read_addr[MORE-1:0], high_data,
+                write & write_addr[BITS-1], write_addr[MORE-1:0], wdata);
     end
   endgenerate
-
-  always @(posedge clk) begin
-    if (write) words[write_addr] <= wdata;
-    if (read) rdata <= words[read_addr];
-  end
 
   wire unused = &{1'b0, id};
 
 `else
+
+  reg [WIDTH-1:0] words[0:DEPTH-1];
+  reg [WIDTH-1:0] found;
+  assign rdata = found;
 
   localparam HALF = DEPTH / 2;
 
@@ -70,7 +86,7 @@ module waterclock_sram_two_port #(
             end
           end
       end
-      if (read) rdata <= words[read_addr];
+      if (read) found <= words[read_addr];
       if (write) begin
         words[write_addr] <= wdata;
         if (traced[write_addr >= HALF])
@@ -82,3 +98,36 @@ module waterclock_sram_two_port #(
 `endif
 
 endmodule
+
+`ifndef SIMULATION
+
+module waterclock_block_ram #(
+    parameter WIDTH = 8,
+    parameter INIT  = "",
+    parameter DEPTH = 16
+) (
+    input  wire                     clk,
+    input  wire                     read,
+    input  wire [$clog2(DEPTH)-1:0] read_addr,
+    output reg  [        WIDTH-1:0] rdata,
+    input  wire                     write,
+    input  wire [$clog2(DEPTH)-1:0] write_addr,
+    input  wire [        WIDTH-1:0] wdata
+);
+
+  (* ram_style = "block", no_rw_check *) reg [WIDTH-1:0] words[0:DEPTH-1];
+
+  generate
+    if (INIT != "") begin : filled
+      initial $readmemh(INIT, words);
+    end
+  endgenerate
+
+  always @(posedge clk) begin
+    if (write) words[write_addr] <= wdata;
+    if (read) rdata <= words[read_addr];
+  end
+
+endmodule
+
+`endif

@@ -34,6 +34,7 @@ from waterclock.isa.streams import (
 from waterclock.isa.vxm import (
     ARITY,
     FEATURE,
+    LOWEST,
     OPS,
     REDUCTIONS,
     SIMPLE,
@@ -42,7 +43,7 @@ from waterclock.isa.vxm import (
     registers_operands,
     simple_latency,
 )
-from waterclock.rtl.part import field, is_unit
+from waterclock.rtl.part import field, is_unit, needed
 from waterclock.rtl.vxm_alu import (
     ADD,
     Operands,
@@ -128,6 +129,7 @@ class _Source:
     operand: str
     active: Value  #: whether there is an instruction
     narrow: set[int]  #: which spans below a whole group occur
+    streams: int  #: how many of each direction it can be, from 0 on
 
 
 @dataclasses.dataclass
@@ -210,7 +212,8 @@ class VXMTile(wiring.Component):
         with m.If(self.reduce_valid):
             m.d.sync += reduced.eq(self.reduce_result)
 
-        double = self._drive(m, results)
+        driving = results if self.config.reduce_streams else results[:-1]
+        double = self._drive(m, driving)
         _promise(m, double, "VXM: two results are driven onto one stream")
         m.d.sync += self.error.eq(double | Cat(result.error for result in results).any())
         return m
@@ -246,12 +249,15 @@ class VXMTile(wiring.Component):
             a_span=spans("a"),
             span=spans("dst"),
         )
-        narrow = {_span(op, "a") for op in known} - {GROUP}
+        # Where slices are wide, narrow values too stand in the first streams of a group.
+        narrow = set() if self.config.wide else {_span(op, "a") for op in known} - {GROUP}
         some, any_op = OPS["mov"], is_unit(opcode)
-        source = _Source(coming, some, "a", any_op, narrow)
+        every = self.config.streams
+        source = _Source(coming, some, "a", any_op, narrow, every)
         a, a_wrong = self._source(m, f"{name}_a", source, a_code, a_span, imm)
         # Also of an operation of one value: whether it is one is known late.
-        source = _Source(coming, some, "b", any_op, set())
+        few = every if self.config.b_streams else LOWEST
+        source = _Source(coming, some, "b", any_op, set(), few)
         b, b_wrong = self._source(m, f"{name}_b", source, b_code, C(GROUP, 3), imm)
 
         # When an operation ends, what, and after how many cycles.
@@ -292,8 +298,11 @@ class VXMTile(wiring.Component):
                 with m.If(valid):
                     m.d.comb += Cat(result.span, result.target).eq(issued[cycles - 1])
         m.d.comb += result.valid.eq(Cat(valid for valid, _, _ in ends).any())
-        for position, (valid, value, _) in enumerate(ends):
-            with m.If(valid) if position == 0 else m.Elif(valid):
+        *before, (valid, value, _) = ends
+        with m.If(needed(m, f"{name}_value", valid)):
+            m.d.comb += result.value.eq(value)
+        for valid, value, _ in before:
+            with m.If(valid):
                 m.d.comb += result.value.eq(value)
 
         collision, illegal = Signal(name=f"{name}_collision"), Signal(name=f"{name}_illegal")
@@ -324,7 +333,8 @@ class VXMTile(wiring.Component):
         active, legal = _decoded(
             m, "reduce", active=opcode.any(), legal=one_of(opcode, REDUCTIONS.values())
         )
-        source = _Source(self.reduce_in, some, "a", is_unit(opcode), set())
+        streams = self.config.streams if self.config.reduce_streams else 0
+        source = _Source(self.reduce_in, some, "a", is_unit(opcode), set(), streams)
         value, wrong = self._source(m, "reduce_a", source, code, C(GROUP, 3), None)
         m.d.comb += self.reduce_operand.eq(value)
         result = self._result("reduce")
@@ -333,7 +343,15 @@ class VXMTile(wiring.Component):
             result.value.eq(Cat(self.reduce_result for _ in range(self.config.lanes))),
             result.target.eq(self.reduce_target),
             result.span.eq(4),
-            result.error.eq(active & (~legal | wrong | self._misplaced(target, C(4, 3)))),
+            result.error.eq(
+                active
+                & (
+                    ~legal
+                    | wrong
+                    | self._misplaced(target, C(4, 3))
+                    | (target[STREAM_BITS] & (streams == 0))
+                )
+            ),
         ]
         text = Format("VXM reduce: illegal instruction or empty bus: {:x}", word)
         _promise(m, result.error, text)
@@ -369,23 +387,24 @@ class VXMTile(wiring.Component):
         streams = Signal(wide, name=f"{name}_streams")
         common = Signal(VALUE_BITS, name=f"{name}_common")
         number, kind = code[:ID_BITS], code[ID_BITS:]
-        alus, groups = len(self.config.alus), 2 * self.config.streams // GROUP
+        alus = len(self.config.alus)
+        # Direction, and number in it, of the groups of streams that the operand can be.
+        groups = list(itertools.product(Direction, range(source.streams // GROUP)))
         # Number of the wide value, 0 for none; then whether it is the reducer's or the immediate.
-        choice = Signal(range(groups + alus + 1), name=f"{name}_choice")
+        choice = Signal(range(len(groups) + alus + 1), name=f"{name}_choice")
         reduced, immediate, stream = (
             Signal(name=f"{name}_from_{what}") for what in ("reducer", "imm", "stream")
         )
         m.d.sync += [signal.eq(0) for signal in (choice, reduced, immediate, stream)]
         coming = field(source.word, source.op, source.operand)
         with m.Switch(Cat(coming, source.active)):
-            for group in range(groups):
-                direction, low = divmod(group * GROUP, self.config.streams)
-                at = f"{direction << ID_BITS - 2 | low // GROUP:0{SOURCE_BITS - 2}b}"
+            for index, (direction, group) in enumerate(groups):
+                at = f"{direction << ID_BITS - 2 | group:0{SOURCE_BITS - 2}b}"
                 with m.Case(f"1{at}--"):
-                    m.d.sync += [choice.eq(1 + group), stream.eq(1)]
+                    m.d.sync += [choice.eq(1 + index), stream.eq(1)]
             for index in range(alus):
                 with m.Case(1 << SOURCE_BITS | SOURCE_ALU + index):
-                    m.d.sync += choice.eq(1 + groups + index)
+                    m.d.sync += choice.eq(1 + len(groups) + index)
             with m.Case(1 << SOURCE_BITS | SOURCE_ALU + alus):
                 m.d.sync += reduced.eq(1)
             if imm is not None:
@@ -393,14 +412,13 @@ class VXMTile(wiring.Component):
                     m.d.sync += immediate.eq(1)
         narrow = source.narrow
         with m.Switch(choice):
-            for index in range(groups):
-                direction, low = divmod(index * GROUP, self.config.streams)
-                group = self.column[direction].word_select(low // GROUP, wide)
+            for index, (direction, number_of_group) in enumerate(groups):
+                group = self.column[direction].word_select(number_of_group, wide)
                 with m.Case(1 + index):
                     m.d.comb += streams.eq(group)
                     m.d.comb += wide_value.eq(_by_lane(group, lanes, max(narrow, default=0)))
             for index in range(alus):
-                with m.Case(1 + groups + index):
+                with m.Case(1 + len(groups) + index):
                     m.d.comb += wide_value.eq(self.buses[index])
         with m.If(reduced):
             m.d.comb += common.eq(self.buses[alus][:VALUE_BITS])
@@ -414,7 +432,8 @@ class VXMTile(wiring.Component):
 
         wrong, held = Signal(name=f"{name}_wrong"), Signal(1 << ID_BITS, name=f"{name}_held")
         with m.If(~kind[1]):
-            m.d.comb += wrong.eq(self._misplaced(code, span, stream=C(1)))
+            missing = number >= source.streams
+            m.d.comb += wrong.eq(self._misplaced(code, span, stream=C(1)) | missing)
         with m.Elif(kind == SOURCE_ALU >> ID_BITS):
             m.d.comb += held.eq(self.held)
             m.d.comb += wrong.eq(~held.bit_select(number, 1))
@@ -447,7 +466,7 @@ class VXMTile(wiring.Component):
     def _misplaced(self, code: Value, span: Value, stream: Value | None = None) -> Value:
         """Tell whether a stream is misaligned or missing; ``code`` may be a target."""
         number = code[:ID_BITS]
-        odd = span[1] & number[0] | span[2] & number[:2].any()
+        odd = number[:2].any() & (span[2] | self.config.wide) | span[1] & number[0]
         used = code[STREAM_BITS] if stream is None else stream
         return used & (odd | (number >= self.config.streams))
 
@@ -491,15 +510,21 @@ class VXMTile(wiring.Component):
         lanes = range(self.config.lanes)
         ones, number = Signal(GROUP, name=f"ones_{index}"), result.target[:ID_BITS]
         one, two, _ = result.span
-        with m.If(result.valid & result.target[STREAM_BITS]):
+        if self.config.wide:
+            number = Cat(C(0, 2), number[2:])
+        driving = Signal(name=f"driving_{index}")
+        m.d.comb += driving.eq(result.valid & result.target[STREAM_BITS])
+        with m.If(needed(m, f"planes_{index}", driving)):
             m.d.comb += planes.eq(
                 Cat(result.value.word_select(4 * x + k, BYTE) for k in range(GROUP) for x in lanes)
             )
             m.d.comb += data.eq(planes)
-            with m.If(one):
-                m.d.comb += data.eq(planes[:width].replicate(GROUP))
-            with m.Elif(two):
-                m.d.comb += data.eq(planes[: 2 * width].replicate(GROUP // 2))
+            if not self.config.wide:
+                with m.If(one):
+                    m.d.comb += data.eq(planes[:width].replicate(GROUP))
+                with m.Elif(two):
+                    m.d.comb += data.eq(planes[: 2 * width].replicate(GROUP // 2))
+        with m.If(driving):
             m.d.comb += ones.eq(Mux(one, 0b0001, Mux(two, 0b0011, 0b1111)))
             with m.If(result.target[ID_BITS] == Direction.EAST):
                 m.d.comb += place[:streams].eq(ones << number)

@@ -191,10 +191,13 @@ class Operands:
 def registered(
     m: Module, name: str, turns: int, active: Value, opcode: Value, a: Value, b: Value, imm: Value
 ) -> Operands:
-    """Return registers of an ALU's operands: the lower lanes', then, with two turns, the upper's.
+    """Return registers of an ALU's operands: with two turns the even lanes', then the odd ones'.
 
     ``active`` tells that ``a``, ``b`` and ``imm`` are there.
     """
+    # Neighbours share a unit: on an FPGA it stands where both are.
+    order = [lane for turn in range(turns) for lane in range(turn, len(a) // 32, turns)]
+    a, b = (Cat(value.word_select(lane, 32) for lane in order) for value in (a, b))
     found = [
         Signal(len(value), name=f"{name}_operand_{what}", reset_less=True)
         for what, value in (("a", a), ("b", b), ("imm", imm))
@@ -221,7 +224,8 @@ def joined(m: Module, name: str, turns: int, takes: Value, value: Value) -> Valu
     first = Signal(len(value), name=f"{name}_first", reset_less=True)
     with m.If(needed(m, f"{name}_first", takes)):
         m.d.sync += first.eq(value)
-    return Cat(first, value)
+    words = ([x.word_select(i, 32) for i in range(len(x) // 32)] for x in (first, value))
+    return Cat(*zip(*words, strict=True))
 
 
 def add_simple(

@@ -1,5 +1,7 @@
 """The reducer of the VXM: trees over the lanes of all superlanes."""
 
+import itertools
+
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -7,7 +9,13 @@ from amaranth.lib.wiring import In, Out
 from waterclock.isa.config import Config
 from waterclock.isa.spec import OPCODE_BITS, word_bits
 from waterclock.isa.streams import TARGET_BITS
-from waterclock.isa.vxm import REDUCTIONS, SUM_CYCLES, registers_operands
+from waterclock.isa.vxm import (
+    REDUCTIONS,
+    SUM_CYCLES,
+    busy_cycles,
+    registers_operands,
+    sum_times,
+)
 from waterclock.rtl.fp import STAGES
 from waterclock.rtl.part import needed
 from waterclock.rtl.vxm_alu import gated_clock, later
@@ -20,12 +28,29 @@ def _is(opcode: Value, *mnemonics: str) -> Value:
     return one_of(opcode, (REDUCTIONS[mnemonic] for mnemonic in mnemonics))
 
 
+def _kind(opcode: Value) -> Value:
+    """Return what ``_extreme`` has to know: whether floats are compared, and the smaller wins."""
+    return Cat(_is(opcode, "rmax", "rmin"), _is(opcode, "rmin", "rimin"))
+
+
+def _extreme(m: Module, name: str, active: Value, kind: Value, a: Value, b: Value) -> Signal:
+    """Return the larger or smaller of values side by side."""
+    found = Signal(len(a), name=f"extreme_{name}")
+    comparison = Comparison(m, active, kind[0], a, b, f"compare_{name}")
+    with m.If(needed(m, f"extreme_{name}", active)):
+        m.d.comb += found.eq(comparison.extreme(smaller=kind[1]))
+    return found
+
+
+_Found = tuple[Value, Value, Value]  #: whether there is a result, its target, and it
+
+
 class VXMReducer(wiring.Component):
     """Sum, maximum and minimum over all lanes of the chip, by a tree over neighbouring lanes.
 
     Operands of superlane k wait superlanes - 1 - k cycles for the last one; a tree of adders
-    (``SUM_CYCLES`` a level) and one of comparators (one cycle a level) follow; the result for
-    superlane k waits k cycles.
+    (``SUM_CYCLES`` a level; one adder for all where lanes take turns) and one of comparators (one
+    cycle a level) follow; the result for superlane k waits k cycles.
 
     Parameters
     ----------
@@ -65,9 +90,15 @@ class VXMReducer(wiring.Component):
         word = words[-1]
         (spec,) = (spec for spec in REDUCTIONS["rsum"].operands if spec.name == "dst")
         target, opcode = word[spec.low : spec.low + spec.bits], word[:OPCODE_BITS]
+        if not self.config.reduce_streams:
+            target = C(0, TARGET_BITS)
         vector = self._collect(m, words, operands)
-        sums = self._sums(m, _is(opcode, "rsum"), target, vector)
-        extremes = self._extremes(m, opcode, target, vector)
+        if self.config.turns > 1:
+            sums, extremes = self._in_turn(m, opcode, target, vector)
+        else:
+            self._hasty: Value = C(0, 1)
+            sums = self._sums(m, _is(opcode, "rsum"), target, vector)
+            extremes = self._extremes(m, opcode, target, vector)
 
         # (valid, target), and the result, for superlane 0 now, for the next one cycle later.
         control, result = Signal(1 + TARGET_BITS), Signal(VALUE_BITS)
@@ -119,47 +150,95 @@ class VXMReducer(wiring.Component):
             m.d.comb += vector.eq(Cat(held, operands[-1]))
         return vector
 
-    def _sums(
-        self, m: Module, start: Value, target: Value, vector: Value
-    ) -> tuple[Value, Value, Value]:
+    def _sums(self, m: Module, start: Value, target: Value, vector: Value) -> _Found:
         """Add the tree of adders; return valid, target and result for superlane 0."""
         config = self.config
-        extra = config.turns - 1
-        depth = SUM_CYCLES * config.levels - 1 + extra  # registers; the bus is the last one
+        depth = SUM_CYCLES * config.levels - 1  # registers; the bus is the last one
         assert SUM_CYCLES == STAGES + 1
         valid = Signal(depth)
-        targets = Signal(depth * TARGET_BITS, reset_less=True)
         since = Cat(start, valid)  # bit i: it began i cycles ago
         m.d.sync += valid.eq(since)
-        self._hasty = start & valid[0] if extra else C(0)
-        with m.If(start | valid.any()):
-            m.d.sync += targets.eq(Cat(target, targets))
-        if extra:
-            # The upper lanes follow a cycle later; what has become of both meets in the last level.
-            half = len(vector) // 2
-            upper, lanes = Signal(half, name="upper", reset_less=True), Signal(half, name="lanes")
-            with m.If(needed(m, "upper", start)):
-                m.d.sync += upper.eq(vector[half:])
-            m.d.comb += lanes.eq(Mux(valid[0], upper, vector[:half]))
-            vector = lanes
         for level in range(config.levels):
             first = SUM_CYCLES * level  # stage of the whole pipeline from which the operands come
-            last = level == config.levels - 1
-            if extra and last:
-                lower = Signal(len(vector), name="lower", reset_less=True)
-                with m.If(needed(m, "lower", since[first])):
-                    m.d.sync += lower.eq(vector)
-                vector, first = Cat(lower, vector), first + 1
             stages = since[first : first + STAGES + 1]
-            if extra and not last:
-                stages = stages | since[first + 1 : first + STAGES + 2]
             vector = self._level(m, level, stages, vector)
-            if not last:
+            if level < config.levels - 1:
                 held = Signal(len(vector), name=f"level_sum_{level}", reset_less=True)
                 with m.If(needed(m, f"level_sum_{level}", stages[-1])):
                     m.d.sync += held.eq(vector)
                 vector = held
-        return valid[-1], targets[-TARGET_BITS:], vector
+        return valid[-1], self._targets(m, since, target, "rsum"), vector
+
+    def _targets(self, m: Module, since: Value, target: Value, name: str) -> Value:
+        """Return the target of what began ``len(since) - 1`` cycles ago."""
+        bits = (len(since) - 1) * TARGET_BITS
+        targets = Signal(bits, name=f"{name}_targets", reset_less=True)
+        with m.If(since.any()):
+            m.d.sync += targets.eq(Cat(target, targets))
+        return targets[-TARGET_BITS:]
+
+    def _in_turn(self, m: Module, opcode: Value, target: Value, vector: Value) -> list[_Found]:
+        """Add one adder for the whole tree, see ``sum_times``, and two comparators."""
+        adds = _is(opcode, "rsum")
+        compares = _is(opcode, "rmax", "rmin", "rimax", "rimin")
+        # Neighbours that have not had their turn.
+        pair = 2 * VALUE_BITS
+        rest = Signal(len(vector) - pair, name="rest", reset_less=True)
+        m.d.sync += rest.eq(Mux(adds | compares, vector[pair:], rest[pair:]))
+        operands = Signal(pair, name="pair")
+        m.d.comb += operands.eq(Mux(adds | compares, vector[:pair], rest[:pair]))
+        found, busy = [], []
+        for start, mnemonic, cycles, unit in (
+            (adds, "rsum", sum_times(self.config)[-1][-1] + STAGES, self._adder),
+            (compares, "rmax", len(vector) // pair, self._comparators),
+        ):
+            valid = Signal(cycles, name=f"{mnemonic}_valid")
+            since = Cat(start, valid)  # bit i: it began i cycles ago
+            m.d.sync += valid.eq(since)
+            busy.append(valid[: busy_cycles(self.config, REDUCTIONS[mnemonic]) - 1].any())
+            result = unit(m, since, opcode, operands)
+            found.append((valid[-1], self._targets(m, since, target, mnemonic), result))
+        self._hasty = (adds | compares) & Cat(busy).any()
+        return found
+
+    def _adder(self, m: Module, since: Value, _: Value, operands: Value) -> Value:
+        times = sum_times(self.config)
+        # The newest sum and those before it.
+        sums = [
+            Signal(VALUE_BITS, name=f"sum_before_{index}", reset_less=True)
+            for index in range(1 + (1 << max(len(times) - 2, 0)))
+        ]
+        chosen = Signal(len(operands), name="added")
+        m.d.comb += chosen.eq(operands)
+        for level, cycles in enumerate(times[1:]):
+            with m.If(Cat(since[cycle] for cycle in cycles).any()):
+                m.d.comb += chosen.eq(Cat(sums[1 << level], sums[0]))
+        stages = Cat(
+            Cat(since[cycle + step] for cycle in itertools.chain(*times)).any()
+            for step in range(STAGES)
+        )
+        result = self._level(m, 0, stages, chosen)
+        with m.If(needed(m, "sums", since.any())):
+            m.d.sync += Cat(sums).eq(Cat(result, *sums[:-1]))
+        return result
+
+    def _comparators(self, m: Module, since: Value, opcode: Value, operands: Value) -> Value:
+        kind, kept = Signal(2, name="compared_kind"), Signal(2, name="kept_kind")
+        m.d.comb += kind.eq(kept)
+        with m.If(since[0]):
+            m.d.comb += kind.eq(_kind(opcode))
+        m.d.sync += kept.eq(kind)
+        # First a pair's, then what is left of it and all before.
+        result: Value = Signal(VALUE_BITS, name="kept_extreme", reset_less=True)
+        newest = Signal(VALUE_BITS, name="pair_extreme", reset_less=True)
+        pairs = len(since) - 1
+        a, b = operands[:VALUE_BITS], operands[VALUE_BITS:]
+        m.d.sync += newest.eq(_extreme(m, "pair", since[:pairs].any(), kind, a, b))
+        both = _extreme(m, "kept", since[2:].any(), kept, result, newest)
+        found = Signal(VALUE_BITS, name="found_extreme")
+        m.d.comb += found.eq(Mux(since[1], newest, both))
+        m.d.sync += result.eq(found)
+        return found
 
     def _level(self, m: Module, level: int, stages: Value, vector: Value) -> Signal:
         """Add a level of adders, whose stages take something when bits of ``stages`` tell."""
@@ -189,21 +268,16 @@ class VXMReducer(wiring.Component):
             m.d.comb += result.word_select(count // 2, VALUE_BITS).eq(passing)
         return result
 
-    def _extremes(
-        self, m: Module, opcode: Value, target: Value, vector: Value
-    ) -> tuple[Value, Value, Value]:
+    def _extremes(self, m: Module, opcode: Value, target: Value, vector: Value) -> _Found:
         """Add the tree of comparators; return valid, target and result for superlane 0."""
-        floating, smaller = _is(opcode, "rmax", "rmin"), _is(opcode, "rmin", "rimin")
         active: Value = _is(opcode, "rmax", "rmin", "rimax", "rimin")
-        control: Value = Cat(floating, smaller, target)
+        control: Value = Cat(_kind(opcode), target)
         for level in range(self.config.levels):
             count = len(vector) // VALUE_BITS
             words = [vector.word_select(index, VALUE_BITS) for index in range(count)]
             pairs = Signal(count // 2 * VALUE_BITS, name=f"extreme_{level}")
             a, b = Cat(words[0 : count - 1 : 2]), Cat(words[1::2])
-            comparison = Comparison(m, active, control[0], a, b, f"compare_{level}")
-            with m.If(needed(m, f"extreme_{level}", active)):
-                m.d.comb += pairs.eq(comparison.extreme(smaller=control[1]))
+            m.d.comb += pairs.eq(_extreme(m, str(level), active, control[:2], a, b))
             result: Value = Cat(pairs, *words[count - count % 2 :])
             if level < self.config.levels - 1:
                 values = Signal(len(result), name=f"level_{level}", reset_less=True)

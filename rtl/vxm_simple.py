@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 from waterclock.isa.numerics import NAN
 from waterclock.isa.spec import OPCODE_BITS, Instruction
 from waterclock.isa.vxm import IMM_BITS, OPS
+from waterclock.rtl.part import needed
 
 
 def one_of(opcode: Value, ops: Iterable[type[Instruction]]) -> Value:
@@ -88,7 +89,7 @@ class Comparison:
             m.d.comb += self.facts.eq(
                 each(lambda x, y: Cat(~x[23:31].any(), ~y[23:31].any(), nan(x) | nan(y)), a, b)
             )
-        with m.If(active):
+        with m.If(needed(m, name, active)):
             m.d.comb += self.sums.eq(each(add, a, b))
             m.d.comb += self.order.eq(each(compare, a, b, self.sums, self.facts))
 

@@ -24,6 +24,8 @@ from waterclock.isa.mxm import (
     Window,
     acc_delay,
     acc_latency,
+    row_step,
+    stream_unit,
     weights_at,
 )
 from waterclock.isa.numerics import f16_to_fixed, fixed_to_f32
@@ -164,12 +166,12 @@ class Plane:
         self._visible[op.acc] = True
 
     def _check_streams(self, op: LW | ABL | ACC, code: int, span: int, way: Direction) -> None:
-        """Check a stream operand: its direction, its alignment, and that its streams exist."""
-        wrong = ""
+        """Check the stream operand: its direction, its alignment, and that its streams exist."""
+        wrong, unit = "", stream_unit(type(op), self.config)
         if direction_of(code) != way:
             wrong = f"must flow {way.name.lower()}"
-        elif not isinstance(op, LW) and number_of(code) % span:
-            wrong = f"must be a multiple of {span}"
+        elif number_of(code) % unit:
+            wrong = f"must be a multiple of {unit}"
         elif number_of(code) + span > self.config.streams:
             wrong = f"{span} of {self.config.streams} streams end beyond them"
         if wrong:
@@ -179,12 +181,18 @@ class Plane:
         if entry >= entries:
             raise self._hazard(f"{op.mnemonic}: {what} {entry}: there are {entries}")
 
+    def _check_format(self, op: ABC | ACC, integer: bool) -> None:
+        if integer and not self.config.integers:
+            raise self._hazard(f"{op.mnemonic}: the plane has no integers")
+
     def _load(self, op: LW, port: Port) -> None:
         config = self.config
         self._check_streams(op, op.src, config.load_streams, self.hemisphere.outward)
         if op.row + config.load_streams > config.vector:
             lines = Order(op.order).name.lower()
             raise self._hazard(f"lw: {lines} from {op.row} on end beyond {config.vector}")
+        if op.row % row_step(config):
+            raise self._hazard(f"lw: row {op.row} must be a multiple of {row_step(config)}")
         self._loads.append((op, port.read(op.src, config.load_streams).copy()))
 
     def _arrive(self, op: ABL, port: Port) -> None:
@@ -213,6 +221,7 @@ class Plane:
                 f"abc follows that of cycle {self._products[-1].cycle} too closely: "
                 f"each takes {config.digits} cycles"
             )
+        self._check_format(op, op.activation == Activation.I8)
         raw = self._activations[op.entry]
         if raw is None:
             raise self._hazard(f"abc: entry {op.entry} was never loaded")
@@ -236,6 +245,7 @@ class Plane:
         self._check_entry(op, "accumulator", op.acc, self.config.acc_entries)
         if not self._visible[op.acc]:
             raise self._hazard(f"acc: accumulator {op.acc} was never set")
+        self._check_format(op, op.result == Result.I32)
         accumulator = self._accumulators[op.acc]
         if op.result == Result.F32:
             values = fixed_to_f32(accumulator).view(np.uint32)

@@ -15,7 +15,7 @@ from waterclock.isa.streams import (
     source_text,
     stream_text,
 )
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, busy_cycles, takes_turns
+from waterclock.isa.vxm import ARITY, FEATURE, OPS, busy_cycles, takes_stream, takes_turns
 from waterclock.sim.port import Hazard, Port
 
 Bits = NDArray[np.uint32]
@@ -62,6 +62,8 @@ class VXM:
             if cycle < self.free.get(alu_index, 0):
                 raise Hazard(f"{name}: {op.mnemonic}: another operation is under way")
             self.free[alu_index] = cycle + busy_cycles(self.config, type(op))
+        if op.kind == "reduce" and not self.config.reduce_streams:
+            self._check_buses(op, name)
         a = self._source(cycle, op, values["a"], port, name)
         if op.kind == "reduce":
             result = np.full(self.config.vector, reduce(op.mnemonic, a), np.uint32)
@@ -95,8 +97,9 @@ class VXM:
         code: int = getattr(op, spec.name)
         if code < SOURCE_ALU:
             span = spec.span(op, self.config)
-            if number_of(code) % span:
-                raise Hazard(f"{name}: {op.mnemonic}: {stream_text(code)} is no multiple of {span}")
+            self._check_aligned(op, spec, code, name)
+            if not takes_stream(self.config, spec.name, code):
+                raise Hazard(f"{name}: {op.mnemonic}: b takes the lowest streams only")
             planes = np.zeros((self.config.vector, 4), np.uint8)
             planes[:, :span] = port.read(code, span).T
             return planes.view("<u4")[:, 0]
@@ -109,6 +112,16 @@ class VXM:
             raise Hazard(f"{name}: {op.mnemonic}: the reducer has no immediate")
         return np.full(self.config.vector, getattr(op, "imm"), np.uint32)  # noqa: B009
 
+    def _check_buses(self, op: Instruction, name: str) -> None:
+        source, target = (getattr(op, field) for field in ("a", "dst"))
+        if source < SOURCE_ALU or target & TARGET_STREAM:
+            raise Hazard(f"{name}: {op.mnemonic}: the reducer has no streams")
+
+    def _check_aligned(self, op: Instruction, spec: Operand, code: int, name: str) -> None:
+        unit = spec.unit(type(op), self.config)
+        if number_of(code) % unit:
+            raise Hazard(f"{name}: {op.mnemonic}: {stream_text(code)} is no multiple of {unit}")
+
     def _drive(
         self, op: Instruction, spec: Operand, result: Bits, latency: int, port: Port, name: str
     ) -> None:
@@ -117,7 +130,6 @@ class VXM:
         if not target & TARGET_STREAM:
             return
         code, span = target & (1 << STREAM_BITS) - 1, spec.span(op, self.config)
-        if number_of(code) % span:
-            raise Hazard(f"{name}: {op.mnemonic}: {stream_text(code)} is no multiple of {span}")
+        self._check_aligned(op, spec, code, name)
         planes = result.astype("<u4").view(np.uint8).reshape(self.config.vector, 4)
         port.drive(code, np.ascontiguousarray(planes.T[:span]), latency)

@@ -220,9 +220,74 @@ def test_alu_must_have_the_feature():
     broken(bench, r"VXM.alu1 cycle 8.*exp2: expected an ALU with feature 's', found 'amncibh'")
 
 
-def test_an_alu_takes_an_operation_a_turn():
+@pytest.mark.parametrize(("operand", "found"), [("a=alu0, dst=W0", "dst"), ("a=E0, dst=none", "a")])
+def test_a_reducer_without_streams_takes_and_drives_none(operand, found):
     bench = adder()
-    bench.config = dataclasses.replace(bench.config, simple_cycles=2, alu_cycles=5, turns=2)
+    bench.config = dataclasses.replace(bench.config, reduce_streams=False)
+    both = [(X, 35), (X + 1, 36)] if found == "a" else [(SUM, 35), (SUM + 1, 36)]
+    bench.put("VXM.reduce", 8, f"rmax {operand}", *both)
+    broken(bench, rf"VXM.reduce cycle 8.*rmax {found}: expected no stream, found [EW]0")
+
+
+def test_a_second_operand_is_one_of_the_lowest_streams():
+    bench = adder()
+    bench.config = dataclasses.replace(bench.config, b_streams=False)
+    broken(bench, r"VXM.alu0 cycle 4.*fadd b: expected one of the lowest 4 streams, found E4")
+
+
+@pytest.mark.parametrize(
+    ("queue", "cycle", "old", "new", "message"),
+    [
+        ("MXM_E0.abc", 22, "activation=F16", "activation=I8", "abc activation: expected F16"),
+        ("MXM_E0.acc", 26, "result=F32", "result=I32", "acc result: expected F32"),
+    ],
+)
+def test_a_plane_without_integers_is_asked_for_none(queue, cycle, old, new, message):
+    bench = multiplier()
+    bench.config = dataclasses.replace(bench.config, integers=False)
+    bench.check()
+    bench.edit(queue, cycle, old, new)
+    broken(bench, rf"{queue} cycle {cycle}.*{message}, as the planes have no integers")
+
+
+@pytest.mark.parametrize(
+    ("queue", "text", "message"),
+    [
+        ("MXM_E0.lw", "lw row=2, src=E0, order=ROWS", "row: expected a multiple of 4, found 2"),
+        ("MXM_E0.lw", "lw row=0, src=E2, order=ROWS", "src: expected a multiple of 8, found E2"),
+        ("MXM_E0.abl", "abl entry=0, src=E4", "src: expected a multiple of 8, found E4"),
+        ("VXM.alu0", "f16_to_f32 a=E2, b=imm, dst=none, imm=0", "a: expected a multiple of 4"),
+        ("VXM.alu0", "f32_to_f16 a=imm, b=imm, dst=E2, imm=0", "dst: expected a multiple of 4"),
+    ],
+)
+def test_where_slices_are_wide_streams_come_in_fours(queue, text, message):
+    bench = Bench("nano")
+    bench.config = dataclasses.replace(bench.config, wide=True)
+    source = -1 if "a=imm" in text else X
+    taken = {"lw": (TILE,), "abl": (ACTIVATION,)}.get(text.split()[0], (source, -1, Y))
+    bench.put(queue, 4, text, taken)
+    broken(bench, rf"{queue} cycle 4.*{message}")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "least"),
+    [("rsum", "rsum", 12), ("rsum", "rmax", 12), ("rmax", "rsum", 4), ("rmax", "rmin", 4)],
+)
+def test_a_reducer_works_at_one_pair_after_the_other(first, then, least):
+    bench = Bench("nano")
+    bench.put("VXM.reduce", 8, f"{first} a=alu0, dst=none", (SUM, 35))
+    bench.put("VXM.reduce", 7 + least, f"{then} a=alu0, dst=none", (SUM, 36))
+    broken(
+        bench,
+        rf"VXM.reduce cycle {7 + least}.*expected {least} cycles from an operation to the next, "
+        rf"found {least - 1}",
+    )
+
+
+def test_an_alu_takes_an_operation_a_turn():
+    bench = Bench("nano")
+    bench.put("VXM.alu0", 4, "fadd a=imm, b=imm, dst=none, imm=0", (-1, -1, SUM), (-1, -1, SUM + 1),
+              repeat=(1, 0))  # fmt: skip
     broken(bench, r"VXM.alu0 cycle 5.*expected 2 cycles from an operation to the next, found 1")
 
 

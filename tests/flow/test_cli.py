@@ -109,10 +109,14 @@ def test_mistakes_of_options_are_one_line(model: Path, program: Path, tmp_path: 
 
 def test_a_preset_file_with_an_impossible_geometry_is_refused(model: Path, tmp_path: Path) -> None:
     text = "name: bad\nsuperlanes: 1\nlanes: 16\nstreams: 15\nslices: 28\ngroup: 4\nrows: 64\n"
-    text += "planes: 1\nload_streams: 15\nact_entries: 8\nacc_entries: 8\ndigits: 1\n"
+    text += (
+        "planes: 1\nload_streams: 15\nact_entries: 8\nacc_entries: 8\ndigits: 1\nintegers: true\n"
+    )
     path = tmp_path / "bad.yaml"
     text += (
-        "sxm: true\nalus: [amcsib]\nsimple_cycles: 1\nalu_cycles: 4\nturns: 1\nimem_words: 64\n"
+        "sxm: true\nalus: [amcsib]\nsimple_cycles: 1\nalu_cycles: 4\nb_streams: true\n"
+        "reduce_streams: true\n"
+        "turns: 1\nimem_words: 64\n"
         "imem_words_of: {}\npaths: 4\n"
     )
     path.write_text(text + "loops: 1\ntwo_port: false\nwide: false\n")

@@ -163,15 +163,16 @@ def test_program_for_another_preset_is_refused(tmp_path: Path):
 @needs_yosys
 def test_contents_of_memories_are_in_their_block_rams(tmp_path: Path):
     rng = np.random.default_rng(5)
-    images = [rng.integers(0, 256, (64, 8), np.uint8) for _ in range(3)]
+    # What the second bank holds goes beyond the first 2,048 rows.
+    images = [rng.integers(0, 256, (rows, 8), np.uint8) for rows in (64, 900, 64)]
     data = [image.tobytes() for image in images]
     found = [
-        Memory("chip.a", "waterclock_sram_two_port", 64, 2048, data[:2]),
+        Memory("chip.a", "waterclock_sram_two_port", 64, 2560, data[:2]),
         Memory("chip.b", "waterclock_sram", 64, 1024, data[2:]),
     ]
     values = _initial_values(found, tmp_path / "memories.json", None)
     for path, parts in (("chip.a", images[:2]), ("chip.b", images[2:])):
-        cells = [cell for place, cell in values.items() if place.startswith(f"{path}.words.")]
+        cells = [cell for place, cell in values.items() if place.startswith(f"{path}.")]
         ones = sum(
             bits.count("1")
             for cell in cells
@@ -185,8 +186,8 @@ def test_contents_of_memories_are_in_their_block_rams(tmp_path: Path):
 GROUP = """
 module chip_part(input clk, rst, input [15:0] host_addr, input [63:0] host_wdata,
                  input [3:0] host_en, input host_we, output [63:0] host_rdata);
-  mem_group mem_e0_0 (.clk, .rst, .host_addr, .host_wdata, .host_en, .host_we, .host_rdata,
-                      .id(16'd0), .outward(1'b0));
+  mem_group_east mem_e0_0 (.clk, .rst, .host_addr, .host_wdata, .host_en, .host_we, .host_rdata,
+                      .id(16'd0));
 endmodule
 module top(input clk, rst, input [15:0] host_addr, input [63:0] host_wdata,
            input [3:0] host_en, input host_we, output [63:0] host_rdata);
@@ -218,7 +219,7 @@ def test_program_is_in_the_block_rams_of_the_netlist(tmp_path: Path):
     files = {name: text for name, text in cached_verilog(config).items() if "mem_" in name}
     files["sram.sv"] = cached_verilog(config)["sram.sv"]
     netlist = tmp_path / "netlist.json"
-    synthesise(files | {"top.sv": GROUP}, "top", ["mem_group"], netlist=netlist)
+    synthesise(files | {"top.sv": GROUP}, "top", ["mem_group_east"], netlist=netlist)
     count = put_contents(netlist, program)
     cells = json.loads(netlist.read_text())["modules"]["top"]["cells"]
     ones = {

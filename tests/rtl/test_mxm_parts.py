@@ -13,12 +13,20 @@ from amaranth.sim import Simulator
 from numpy.typing import NDArray
 
 from waterclock.isa.config import PRESETS, Config, load_config
-from waterclock.isa.mxm import LW, Order, acc_delay, acc_latency, weights_at
+from waterclock.isa.mxm import (
+    LW,
+    Order,
+    acc_delay,
+    acc_latency,
+    row_step,
+    stream_unit,
+    weights_at,
+)
 from waterclock.isa.numerics import f16_to_fixed, fixed_to_f32
 from waterclock.isa.streams import Direction, stream
 from waterclock.rtl.mxm import MXMPlane, mxm_parts
 from waterclock.rtl.mxm_core import core_parts
-from waterclock.rtl.mxm_feed import MXMFeed, arrive_delay, load_delay, orders
+from waterclock.rtl.mxm_feed import MXMFeed, feed_delay
 from waterclock.rtl.mxm_tile import (
     DIGIT_BITS,
     LARGEST_TILE,
@@ -29,7 +37,7 @@ from waterclock.rtl.mxm_tile import (
 )
 
 LIMIT = 1 << 16  # bits of one register, of a module's inputs, of an instance's outputs
-NANO = dataclasses.replace(load_config("nano"), turns=1)
+NANO = dataclasses.replace(load_config("nano"), turns=1, integers=True)
 
 
 def packed(values: NDArray[np.int64], bits: int) -> int:
@@ -68,7 +76,7 @@ def test_every_f16_is_brought_to_fixed_point(digits: int) -> None:
     dut, size = core_parts(config)["mxm_lanes"], tile_size(config)
     bits = activation_bits(config, size)
     # Cycles from taking out to what the array multiplies, but for the last one.
-    decoding = weights_at(config) + load_delay(config) - arrive_delay(config) - 1
+    decoding = weights_at(config) - 1
     patterns = np.random.default_rng(5).permutation(1 << 16).astype(np.uint16)
 
     async def bench(ctx) -> None:
@@ -156,7 +164,7 @@ def test_accumulators_are_rounded_to_nearest_even(digits: int) -> None:
     ("rows", "columns", "digits"), [(8, 8, 1), (5, 3, 1), (8, 8, 3), (3, 6, 3)]
 )
 def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
-    config = dataclasses.replace(NANO, load_streams=2, digits=digits)
+    config = dataclasses.replace(NANO, wide=False, load_streams=2, digits=digits)
     dut = MACTile(config, rows, columns)
     longest, bits = max(rows, columns), activation_bits(config, rows)
     rng = np.random.default_rng(3)
@@ -169,9 +177,8 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
         ctx.set(dut.load, 1)
         lines = array.T if by_column else array
         for index, line in enumerate(lines):
-            vectors = np.zeros((len(orders(config)), config.load_streams, longest), np.int64)
-            order = by_column % len(vectors)
-            vectors[order, index % config.load_streams, : len(line)] = line
+            vectors = np.zeros((config.load_streams, longest), np.int64)
+            vectors[index % config.load_streams, : len(line)] = line
             ctx.set(dut.weights, packed(vectors.ravel(), 8))
             ctx.set(dut.enables, 1 << index)
             await ctx.tick()
@@ -208,18 +215,27 @@ def test_a_tile_sums_exactly(rows: int, columns: int, digits: int) -> None:
 
 
 @pytest.mark.parametrize("digits", [1, 3])
-@pytest.mark.parametrize("vectors", [1, 4, 6])
-def test_a_feed_turns_the_vectors_to_their_places(vectors: int, digits: int) -> None:
+@pytest.mark.parametrize(("vectors", "wide"), [(1, False), (4, False), (6, False), (4, True)])
+def test_a_feed_turns_the_vectors_to_their_places(vectors: int, wide: bool, digits: int) -> None:
     config = dataclasses.replace(
-        NANO, superlanes=6, lanes=2, streams=12, slices=8, load_streams=vectors, digits=digits
+        NANO,
+        superlanes=6,
+        lanes=2,
+        streams=12,
+        slices=8,
+        load_streams=vectors,
+        digits=digits,
+        wide=wide,
     )
     dut = MXMFeed(config)
-    shape = (len(orders(config)), vectors, config.lanes)
+    shape = (vectors, config.lanes)
     rng = np.random.default_rng(4)
 
     async def bench(ctx) -> None:
-        for row in range(config.vector - config.load_streams + 1):
-            for src in range(config.streams - config.load_streams + 1):
+        rows = range(0, config.vector - config.load_streams + 1, row_step(config))
+        for row in rows:
+            unit = stream_unit(LW, config)
+            for src in range(0, config.streams - config.load_streams + 1, unit):
                 data = rng.integers(0, 256, (config.streams, config.lanes), np.uint8)
                 order = int(rng.integers(len(Order)))
                 op = LW(row=row, src=stream(Direction.WEST, src), order=order)
@@ -227,14 +243,14 @@ def test_a_feed_turns_the_vectors_to_their_places(vectors: int, digits: int) -> 
                 await ctx.tick()
                 ctx.set(dut.lw_in, 0)
                 ctx.set(dut.streams, int.from_bytes(data.tobytes(), "little"))
-                await wait(ctx, load_delay(config))
+                await wait(ctx, feed_delay(config))
                 assert ctx.get(dut.lw_late) == op.encode()
                 found = np.frombuffer(
                     ctx.get(dut.weights).to_bytes(int(np.prod(shape)), "little"), np.uint8
                 ).reshape(shape)
                 expected = np.zeros(shape, np.uint8)
                 for i in range(vectors):
-                    expected[order % shape[0], (row + i) % vectors] = data[src + i]
+                    expected[(row + i) % vectors] = data[src + i]
                 np.testing.assert_array_equal(found, expected)
 
     simulate(dut, bench)

@@ -11,7 +11,13 @@ from waterclock.isa.sxm import Distribute, Permute, Rotate, Select, Shift, Trans
 from waterclock.rtl.sxm_tile import QUEUES, SXMTile
 
 CONFIG = dataclasses.replace(
-    load_config("nano"), name="test", lanes=4, streams=12, load_streams=1, sxm=True
+    load_config("nano"),
+    name="test",
+    lanes=4,
+    streams=12,
+    load_streams=1,
+    wide=False,
+    sxm=True,
 )
 W12 = stream(Direction.WEST, 12)
 

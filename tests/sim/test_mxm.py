@@ -33,7 +33,9 @@ from waterclock.isa.streams import Direction, stream
 from waterclock.sim.mxm import Plane
 from waterclock.sim.port import Hazard
 
-NANO = dataclasses.replace(load_config("nano"), turns=1)  # activations in three digits
+NANO = dataclasses.replace(  # activations in three digits
+    load_config("nano"), turns=1, wide=False, integers=True
+)
 SMALL = load_config("small")  # whole activations
 EAST, WEST = Direction.EAST, Direction.WEST
 
@@ -76,14 +78,14 @@ class Bench:
 
     def arrive(self, entry: int, values: NDArray[np.uint16]) -> None:
         """Load an entry of the activation buffer."""
-        self.port.held[2:4] = values.astype("<u2").view(np.uint8).reshape(-1, 2).T
-        self.issue(ABL(entry=entry, src=stream(EAST, 2)))
+        self.port.held[:2] = values.astype("<u2").view(np.uint8).reshape(-1, 2).T
+        self.issue(ABL(entry=entry, src=stream(EAST, 0)))
 
     def result(self, acc: int = 0, result: Result = Result.F32) -> NDArray[np.uint32]:
         """Take an accumulator out at once."""
-        self.issue(ACC(acc=acc, dst=stream(WEST, 4), result=result))
+        self.issue(ACC(acc=acc, dst=stream(WEST, 0), result=result))
         code, planes, latency = self.port.driven.pop()
-        assert (code, latency) == (stream(WEST, 4), acc_latency(self.config))
+        assert (code, latency) == (stream(WEST, 0), acc_latency(self.config))
         return planes.T.copy().view("<u4").ravel()
 
 
@@ -377,3 +379,21 @@ def test_an_iw_during_the_passes_of_an_abc_is_a_hazard(passed: int) -> None:
     bench.issue(abc(), after=weights_at(NANO) + passed - 1)
     with pytest.raises(Hazard, match="iw changes the array under the abc of cycle"):
         bench.issue(IW())
+
+
+#: What a plane of the preset for an FPGA has not.
+MISSING: dict[str, Instruction] = {
+    "lw: row 2 must be a multiple of 4": LW(row=2, src=stream(EAST, 0), order=0),
+    "lw: stream E4: must be a multiple of 8": LW(row=0, src=stream(EAST, 4), order=0),
+    "abl: stream E4: must be a multiple of 8": ABL(entry=0, src=stream(EAST, 4)),
+    "acc: stream W4: must be a multiple of 8": acc(dst=stream(WEST, 4)),
+    "abc: the plane has no integers": abc(activation=Activation.I8),
+    "acc: the plane has no integers": acc(result=Result.I32),
+}
+
+
+@pytest.mark.parametrize("message", MISSING)
+def test_a_small_plane_has_fewer_streams_and_formats(message: str) -> None:
+    bench = ready(load_config("nano"))
+    with pytest.raises(Hazard, match=message):
+        bench.issue(MISSING[message])

@@ -24,6 +24,8 @@ from waterclock.isa.mxm import (
     Window,
     acc_delay,
     acc_latency,
+    row_step,
+    stream_unit,
     weights_at,
 )
 from waterclock.isa.spec import Instruction
@@ -37,7 +39,7 @@ from waterclock.sim.mxm import Plane
 INSTRUCTIONS = 10_000
 KIND = "WATERCLOCK_MXM_TEST"
 
-NANO = dataclasses.replace(load_config("nano"), turns=1)  # of any vector
+NANO = dataclasses.replace(load_config("nano"), turns=1, wide=False, integers=True)
 CONFIGS = {
     # Nine tiles, whose rows are no multiple of the vectors that LW loads and turns.
     "whole": dataclasses.replace(
@@ -50,9 +52,11 @@ CONFIGS = {
     # One superlane, as many vectors as lanes.
     "single": dataclasses.replace(NANO, slices=8, load_streams=8, digits=1),
     # In digits, more lanes than turns, of which the last are not all taken.
-    "nano": NANO,
+    "lanes": NANO,
+    # Streams by fours, and no integers.
+    "nano": load_config("nano"),
 }
-EAST = ("whole", "nano")
+EAST = ("whole", "lanes")
 SIDES = {name: Hemisphere.EAST if name in EAST else Hemisphere.WEST for name in CONFIGS}
 LARGEST_TILES = {name: 4 if name == "whole" else 64 for name in CONFIGS}
 
@@ -89,22 +93,24 @@ class Stimulus:
 def program(config: Config, side: Hemisphere, rng: random.Random) -> Iterator[list[Instruction]]:
     """Yield the instructions of each cycle: first all state is set, then anything legal goes."""
 
+    formats = 2 if config.integers else 1
+
     def outward(span: int, step: int) -> int:
         return stream(side.outward, rng.randrange(0, config.streams - span + 1, step))
 
     def load(row: int) -> LW:
-        src = outward(config.load_streams, 1)
+        src = outward(config.load_streams, stream_unit(LW, config))
         return LW(row=row, src=src, order=rng.randrange(2))
 
     def arrive(entry: int) -> ABL:
-        return ABL(entry=entry, src=outward(2, 2))
+        return ABL(entry=entry, src=outward(2, stream_unit(ABL, config)))
 
     def multiply(acc: int, **fixed: int) -> ABC:
         first = rng.randrange(config.vector)
         fields = {
             "entry": rng.randrange(config.act_entries),
             "add": rng.randrange(2),
-            "activation": rng.randrange(2),
+            "activation": rng.randrange(formats),
             "weight": rng.randrange(len(Weight)),
             "window": rng.randrange(len(Window)),
             "first": first,
@@ -129,7 +135,8 @@ def program(config: Config, side: Hemisphere, rng: random.Random) -> Iterator[li
             density = rng.choice((0.1, 0.5, 0.9, 1.0))
         ops: list[Instruction] = []
         if rng.random() < density:
-            ops.append(load(rng.randrange(config.vector - config.load_streams + 1)))
+            last = config.vector - config.load_streams
+            ops.append(load(rng.randrange(0, last + 1, row_step(config))))
         passes = slice(weights_at(config) - 1, weights_at(config) + config.digits - 2)
         if rng.random() < density and not any(recent[passes]):
             ops.append(IW())
@@ -139,9 +146,9 @@ def program(config: Config, side: Hemisphere, rng: random.Random) -> Iterator[li
         if again:
             ops.append(multiply(rng.randrange(config.acc_entries)))
         if rng.random() < density:
-            dst = stream(side.inward, rng.randrange(0, config.streams, 4))
+            dst = stream(side.inward, rng.randrange(0, config.streams, stream_unit(ACC, config)))
             acc = rng.randrange(config.acc_entries)
-            ops.append(ACC(acc=acc, dst=dst, result=rng.randrange(2)))
+            ops.append(ACC(acc=acc, dst=dst, result=rng.randrange(2 if config.integers else 1)))
         recent = [again, *recent][: acc_delay(config)]
         rng.shuffle(ops)
         yield ops
@@ -212,7 +219,8 @@ async def plane_agrees(dut) -> None:
 @cocotb.test()
 async def promises_are_checked(dut) -> None:
     """Each broken promise raises ``error`` in the cycle after its issue, and only then."""
-    config, side = CONFIGS["digits"], SIDES["digits"]
+    kind = os.environ[KIND]
+    config, side = CONFIGS[kind], SIDES[kind]
     east, west = (
         (lambda number: stream(Direction.EAST, number)),
         (lambda number: stream(Direction.WEST, number)),
@@ -221,11 +229,20 @@ async def promises_are_checked(dut) -> None:
     multiply |= {"first": 0, "last": 0}
     window = {"window": Window.INPUT}
     good: list[Instruction] = [
-        LW(row=config.vector - config.load_streams, src=west(config.streams - 2), order=0),
+        LW(
+            row=config.vector - config.load_streams,
+            src=west(0 if config.wide else config.streams - config.load_streams),
+            order=0,
+        ),
         IW(),
-        ABL(entry=config.act_entries - 1, src=west(config.streams - 2)),
+        ABL(
+            entry=config.act_entries - 1,
+            src=west(config.streams - stream_unit(ABL, config)),
+        ),
         ABC(**multiply | window | {"first": 2, "last": config.vector - 1}),
-        ACC(acc=config.acc_entries - 1, dst=east(config.streams - 4), result=0),
+        ACC(
+            acc=config.acc_entries - 1, dst=east(0 if config.wide else config.streams - 4), result=0
+        ),
     ]
     bad: list[Instruction] = [
         LW(row=config.vector - config.load_streams + 1, src=west(0), order=0),
@@ -246,6 +263,14 @@ async def promises_are_checked(dut) -> None:
         ACC(acc=0, dst=east(config.streams), result=0),
         ACC(acc=0, dst=west(0), result=0),
     ]
+    if config.wide:
+        bad += [
+            LW(row=2, src=west(0), order=0),
+            LW(row=0, src=west(4), order=0),
+            ABL(entry=0, src=west(2)),
+        ]
+    if not config.integers:
+        bad += [ABC(**multiply | {"activation": 1}), ACC(acc=0, dst=east(0), result=1)]
     await start(dut, config, side)
 
     async def errors(cycles: list[list[Instruction]]) -> list[int]:
@@ -268,8 +293,8 @@ async def promises_are_checked(dut) -> None:
     assert await errors([[abc], [], [abc]]) == [3]
     assert await errors([[abc], [abc]]) == [2]
     # The array must not change after the first pass, nor after the second: see ``weights_at``.
-    found = [await errors([[abc], *[[]] * n, [iw]]) for n in range(6)]
-    assert found == [[], [], [], [5], [6], []]
+    found = [await errors([[abc], *[[]] * n, [iw]]) for n in range(7)]
+    assert found == [[], [], [], [], [6], [7], []]
     for queue in ("lw", "iw", "abl", "abc", "acc"):
         for word in (1, ABC(**multiply).opcode + 2):
             issue(dut, [])
@@ -303,6 +328,13 @@ def test_every_result_of_the_plane_is_the_golden_one(
     assert executed >= INSTRUCTIONS
 
 
-def test_broken_promises_raise_error() -> None:
-    simulator = verilator.build(emit("digits"), "mxm_plane", extra_args=["--no-assert"])
-    verilator.run(simulator, "test_mxm_cosim", testcase="promises_are_checked", seed=20)
+@pytest.mark.parametrize("name", ["digits", "nano"])
+def test_broken_promises_raise_error(name: str) -> None:
+    simulator = verilator.build(emit(name), "mxm_plane", extra_args=["--no-assert"])
+    verilator.run(
+        simulator,
+        "test_mxm_cosim",
+        testcase="promises_are_checked",
+        seed=20,
+        extra_env={KIND: name},
+    )

@@ -16,7 +16,9 @@ CONFIGS = {
     "nano": NANO,
     "small": load_config("small"),
     "medium": load_config("medium"),
-    "odd lanes": dataclasses.replace(NANO, superlanes=3, lanes=5, load_streams=1, turns=1),
+    "odd lanes": dataclasses.replace(
+        NANO, superlanes=3, lanes=5, load_streams=1, wide=False, turns=1
+    ),
 }
 
 

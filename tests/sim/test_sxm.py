@@ -48,7 +48,8 @@ def rng() -> random.Random:
 
 @pytest.fixture
 def config() -> Config:
-    changes = {"superlanes": 3, "lanes": 4, "streams": 16, "load_streams": 1, "sxm": True}
+    changes = {"superlanes": 3, "lanes": 4, "streams": 16, "load_streams": 1}
+    changes |= {"sxm": True, "wide": False}
     return dataclasses.replace(load_config("nano"), name="test", turns=1, **changes)
 
 

@@ -47,6 +47,7 @@ def configuration(case: str) -> Config:
         lanes=lanes,
         streams=streams,
         load_streams=1,
+        wide=False,
         sxm=True,
         turns=1,
     )

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from waterclock.isa.config import LIMITS, Config, load_config
 from waterclock.isa.spec import Instruction, word_bits
 from waterclock.isa.streams import ID_BITS, SOURCE_ALU, SOURCE_IMM, TARGET_STREAM
-from waterclock.isa.vxm import ARITY, FEATURE, OPS, REDUCTIONS, takes_turns
+from waterclock.isa.vxm import (
+    ARITY,
+    FEATURE,
+    LOWEST,
+    OPS,
+    REDUCTIONS,
+    takes_stream,
+    takes_turns,
+)
 from waterclock.rtl.emit import convert
 from waterclock.rtl.vxm import vxm_parts
 from waterclock.rtl.vxm_alu import clock_gate_verilog
@@ -47,10 +55,13 @@ BASE = Config(
     act_entries=1,
     acc_entries=1,
     digits=1,
+    integers=True,
     sxm=True,
     alus=("amncsibh", "ami", "c", "bh"),
     simple_cycles=1,
     alu_cycles=4,
+    b_streams=True,
+    reduce_streams=True,
     turns=1,
     imem_words=64,
     imem_words_of=(),
@@ -71,11 +82,15 @@ CONFIGS = {
         simple_cycles=2,
         alu_cycles=5,
     ),
-    # The pipelines and the features of the preset for an FPGA.
+    # The pipelines, the features and the streams of the preset for an FPGA.
     "nano": dataclasses.replace(
         BASE,
         superlanes=1,
         lanes=8,
+        load_streams=4,
+        wide=True,
+        b_streams=False,
+        reduce_streams=False,
         alus=NANO.alus,
         simple_cycles=NANO.simple_cycles,
         alu_cycles=NANO.alu_cycles,
@@ -202,19 +217,19 @@ class Schedule:
             busy = rng.random() < 0.85 and 0 < cycle < CYCLES - margin
             self.words.append([self._issue(cycle, queue) if busy else 0 for queue in queues])
 
-    def _stream(self, span: int) -> int:
-        number = self.rng.randrange(0, self.config.streams, span)
+    def _stream(self, unit: int) -> int:
+        number = self.rng.randrange(0, self.config.streams, unit)
         return self.rng.randrange(2) << ID_BITS | number
 
-    def _source(self, cycle: int, span: int, *, immediate: bool) -> int:
+    def _source(self, cycle: int, unit: int, *, immediate: bool, streams: bool = True) -> int:
         buses = list(self.golden.buses.get(cycle, ()))
         draw = self.rng.random()
-        if buses and draw < 0.5:
+        if buses and (draw < 0.5 or not streams):
             self.chained += 1
             return SOURCE_ALU + self.rng.choice(buses)
         if immediate and draw < 0.65:
             return SOURCE_IMM
-        return self._stream(span)
+        return self._stream(unit)
 
     def _imm(self) -> int:
         draw = self.rng.random()
@@ -236,18 +251,25 @@ class Schedule:
         op = self.rng.choice(kinds)
         if takes_turns(op) and cycle < self.golden.free.get(queue, 0):
             return 0
+        streams = self.config.reduce_streams or not reducing
+        if not streams and not self.golden.buses.get(cycle):
+            return 0
         spans = {spec.name: spec.streams for spec in op.operands}
+        units = {spec.name: spec.unit(op, self.config) for spec in op.operands}
         end = cycle + op.latency(self.config)
         if queue in self.golden.buses.get(end, ()):
             return 0
-        target = self._stream(spans["dst"])
+        target = self._stream(units["dst"])
         codes = range(target, target + spans["dst"])
         free = not any((end, code) in self.streams.driven for code in codes)
-        values = {"dst": target | TARGET_STREAM if free and self.rng.random() < 0.7 else 0}
-        values["a"] = self._source(cycle, spans["a"], immediate=not reducing)
+        drives = free and streams and self.rng.random() < 0.7
+        values = {"dst": target | TARGET_STREAM if drives else 0}
+        values["a"] = self._source(cycle, units["a"], immediate=not reducing, streams=streams)
         if not reducing:
             binary = ARITY[op] == 2
             values["b"] = self._source(cycle, 4, immediate=True) if binary else 0
+            if not takes_stream(self.config, "b", values["b"]):
+                values["b"] &= ~(self.config.streams - 1) | LOWEST - 1
             values["imm"] = self._imm()
         instruction: Instruction = op(**values)
         self.streams.source = f"queue {queue} in cycle {cycle}: {instruction}"
@@ -438,6 +460,28 @@ def test_the_golden_vxm_takes_an_operation_a_turn(mnemonic: str, later: int, has
         golden.execute(later, alu(mnemonic), port, 0)
 
 
+#: Schedules for "nano" whose last instruction names a stream that its unit does not know.
+MISSING: list[list[tuple[int, int, Instruction]]] = [
+    [(2, 0, alu("f16_to_f32", 2))],
+    [(2, 0, alu("f32_to_f16", dst=E0 + 2))],
+    [(2, 1, alu("fmul", b=4))],
+    [(2, 2, REDUCTIONS["rmax"](a=0, dst=0))],
+    [(2, 0, alu("mov")), (3, 2, REDUCTIONS["rmax"](a=SOURCE_ALU, dst=E0))],
+]
+
+
+@pytest.mark.parametrize("issues", MISSING)
+def test_the_golden_vxm_has_the_streams_of_its_configuration(
+    issues: list[tuple[int, int, Instruction]],
+) -> None:
+    golden, port = VXM(CONFIGS["nano"]), Silence()
+    *before, (end, queue, last) = issues
+    for cycle, number, op in before:
+        golden.execute(cycle, op, port, number)
+    with pytest.raises(Hazard, match=r"no multiple of 4|the reducer has no streams|lowest streams"):
+        golden.execute(end, last, port, queue)
+
+
 async def play(dut: object, issues: Sequence[tuple[int, int, Instruction | int]]) -> bool:
     """Reset, issue, and return whether ``error`` was high in any cycle."""
     write(dut, None, 0)
@@ -477,11 +521,22 @@ async def operations_take_turns(dut) -> None:
         assert await play(dut, issues) is hasty, (mnemonic, later)
 
 
-def test_the_tile_raises_its_error_when_an_operation_does_not_wait_for_its_turn() -> None:
+@cocotb.test()
+async def streams_are_missing(dut) -> None:
+    """Play what ``MISSING`` lists, and the same without its last instruction."""
+    Clock(dut.clk, 10, unit="ns").start(start_high=False)
+    for issues in MISSING:
+        assert await play(dut, issues), issues
+        assert not await play(dut, issues[:-1]), issues
+    top = REDUCTIONS["rmax"](a=SOURCE_ALU, dst=0)
+    assert not await play(dut, [(2, 0, alu("mov")), (3, 2, top)])
+
+
+def test_the_tile_of_nano_raises_its_error_when_a_promise_is_broken() -> None:
     verilator.run(
         simulator(CONFIGS["nano"]),
         "test_vxm_cosim",
-        testcase="operations_take_turns",
+        testcase="operations_take_turns,streams_are_missing",
         plusargs=["+verilator+noassert"],
         extra_env={"VXM_CONFIG": "nano"},
     )
