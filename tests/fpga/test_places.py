@@ -17,10 +17,11 @@ def _cells() -> dict[str, dict[str, object]]:
     names = {
         "DP16KD": [
             *(
-                f"chip.mem_{side}0_0.slice_{number}.banks.memory.words.0.{i}"
+                f"chip.mem_{side}0_0.slice_{number}.banks.memory.parts.{part}.words.0.{i}"
                 for side in "ew"
                 for number in range(4)
-                for i in range(20)
+                for part, count in (("low", 16), ("rest", 4))
+                for i in range(count)
             ),
             *(f"chip.vxm_alu{alu}.memory.memory.words.0.{i}" for alu in range(2) for i in range(6)),
             *(
@@ -33,7 +34,7 @@ def _cells() -> dict[str, dict[str, object]]:
         ],
         "MULT18X18D": [
             *(f"chip.mxm_{side}0.core.tile_0_0.$x_{i}" for side in "ew" for i in range(64)),
-            *(f"chip.vxm_0.alu1_ms_{i}.$x" for i in range(8)),
+            *(f"chip.vxm_0.alu1_ms_{i}.$x" for i in range(4)),
         ],
     }
     return {
@@ -61,10 +62,31 @@ def test_every_cell_has_a_site_of_its_own_kind(found: dict[str, Site]):
 
 
 def test_what_belongs_together_is_in_one_row(found: dict[str, Site]):
-    for part in ("mem_w0_0.slice_2.", "mem_e0_0.slice_0.", "vxm_alu0.", "mem_w0_read."):
+    for part in ("vxm_alu0.", "mem_w0_read."):
         assert len({site.y for site in _sites(found, part)}) == 1
-    products = [found[f"chip.mxm_e0.core.tile_0_0.$x_{i}"] for i in range(NANO.vector)]
-    assert len({site.y for site in products}) == 1
+    for column in range(NANO.vector):
+        first = column * NANO.vector
+        products = range(first, first + NANO.vector)
+        rows = {found[f"chip.mxm_e0.core.tile_0_0.$x_{i}"].y for i in products}
+        assert len(rows) == 1
+
+
+def test_a_lane_is_in_one_row_from_side_to_side(found: dict[str, Site]):
+    heights = []
+    for unit in range(4):  # lanes 2 unit and 2 unit + 1, whose 4 bits are a block RAM
+        parts = [
+            f"low.words.0.{2 * lane + half}" for lane in (2 * unit, 2 * unit + 1) for half in (0, 1)
+        ]
+        parts.append(f"rest.words.0.{unit}")
+        rows = {
+            found[f"chip.mem_{side}0_0.slice_{number}.banks.memory.parts.{part}"].y
+            for side in "ew"
+            for number in range(4)
+            for part in parts
+        }
+        assert len(rows) == 1
+        heights.append(rows.pop())
+    assert heights == sorted(set(heights))
 
 
 def test_west_is_on_the_left_and_the_vxm_in_the_middle(found: dict[str, Site]):
