@@ -124,8 +124,9 @@ def _place(attempt: Attempt, stencil: Stencil) -> bool:
         attempt.trial.claims.clear()
     else:
         return False
-    # The second operand may have fewer streams to choose from.
-    sources = [(node, i) for node in stencil.nodes for i in reversed(range(len(node.inputs)))]
+    # What has fewer streams to choose from comes first.
+    step = 1 if attempt.plan.config.b_streams else -1
+    sources = [(node, i) for node in stencil.nodes for i in range(len(node.inputs))[::step]]
     found: dict[tuple[int, int], Found] = {}
     shared: dict[tuple[object, ...], Found] = {}  # one read may serve several ALUs at once
     for constants in (False, True):
