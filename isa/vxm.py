@@ -11,10 +11,9 @@ A move takes one cycle, the operations of ``SIMPLE`` features take ``simple_cycl
 configuration, the others ``alu_cycles``: a clock that is to be fast on an FPGA needs more of them.
 Two results of one ALU must not fall into one cycle. Where two lanes take turns at a unit (``turns``
 of the configuration, ours), whatever is no move takes a cycle more, and an ALU issues the next such
-operation two cycles later. The reducer then works at one pair of neighbours after
-the other. Without
-``reduce_streams`` (ours) the reducer takes values from buses only and drives no streams, without
-``b_streams`` (ours) the second operand of an ALU is one of the ``LOWEST`` streams.
+operation two cycles later. The reducer then works at one pair of neighbours after the other.
+Without ``reduce_streams`` (ours) the reducer takes values from buses only and drives no streams,
+without ``b_streams`` (ours) the second operand of an ALU is one of the ``LOWEST`` streams.
 
 The arithmetic is defined, to the bit, by the functions of ``isa/numerics.py`` that have the names
 of the mnemonics.
