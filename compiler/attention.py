@@ -189,8 +189,7 @@ class Attention(Blocks):
             stencil = Stencil(self.config, spaced(ready))
             node = self._rotated(stencil, name, some, accs, state)
             sinks = self.on_all_planes(entries, numbers)
-            for side in Hemisphere:
-                stencil.op("f32_to_f16", node, sinks=sinks[side])
+            self.activate(stencil, node, sinks)
             fit(self.plan, stencil)
             self.loaded(entries, numbers, sinks, acts)
         return {
@@ -407,23 +406,22 @@ class Attention(Blocks):
             Stored([tops[head] for head, _ in items]),
         )
         power = stencil.op("exp2", shifted)
-        sinks = []
-        for side in Hemisphere:
-            mine = [
+        sinks = {
+            side: [
                 Activate(side, key[1], self.plan.acts[key].take(len(items)))
                 for key in keys
                 if key[0] is side
             ]
-            if mine:
-                stencil.op("f32_to_f16", power, sinks=mine)
-            sinks += mine
+            for side in Hemisphere
+        }
+        self.activate(stencil, power, sinks)
         fit(self.plan, stencil)
         return {
             (sink.side, sink.plane): {
                 item: Act(sink.entries[i], sink.values[i], sink.ready[i])
                 for i, item in enumerate(items)
             }
-            for sink in sinks
+            for sink in (*sinks[EAST], *sinks[WEST])
         }
 
     def _value_steps(
@@ -496,7 +494,6 @@ class Attention(Blocks):
         lanes = [packs[p].values[part] for p, _, part in outputs]
         result = stencil.op("fmul", scaled, self.constant(f"layers.{layer}.v_step", lanes))
         sinks = self.on_all_planes(entries, items)
-        for side in Hemisphere:
-            stencil.op("f32_to_f16", result, sinks=sinks[side])
+        self.activate(stencil, result, sinks)
         fit(self.plan, stencil)
         self.loaded(entries, items, sinks, acts)

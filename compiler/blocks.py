@@ -97,6 +97,18 @@ class Blocks:
             for side in Hemisphere
         }
 
+    def activate(self, stencil: Stencil, x: Node, sinks: dict[Hemisphere, list[Activate]]) -> None:
+        """Add to a stencil what loads a node as f16 into the entries of both hemispheres.
+
+        Where lanes take turns at a conversion, a move of its result takes a unit for half as long.
+        """
+        half: Node | None = None
+        for side in (side for side in Hemisphere if sinks[side]):
+            if half is None or self.config.turns == 1:
+                half = stencil.op("f32_to_f16", x, sinks=sinks[side])
+            else:
+                stencil.op("mov", half, sinks=sinks[side])
+
     def loaded(
         self,
         entries: dict[PlaneKey, list[int]],
@@ -183,8 +195,7 @@ class Blocks:
             gains = [self.tensors[f"{norm}.gain"] for norm in norms]
             lanes = [[pick(gain, item) for item in self.image.hidden] for gain in gains]
             entering = stencil.op("fmul", x, Constant(np.array(lanes)))
-        for side in Hemisphere:
-            stencil.op("f32_to_f16", entering, sinks=sinks[side])
+        self.activate(stencil, entering, sinks)
         total = stencil.total(stencil.op("fmul", x, x))
         lanes = stencil.op("rsum", total, single=True)
         mean = stencil.op("fmul", lanes, Imm(bits(1.0 / self.model["hidden"])), single=True)

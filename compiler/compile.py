@@ -13,7 +13,7 @@ from waterclock.compiler.decode import Decode
 from waterclock.compiler.emit import emit
 from waterclock.compiler.image import Image
 from waterclock.compiler.memory import Place, SetKey
-from waterclock.compiler.plan import NoFitError, Plan
+from waterclock.compiler.plan import Block, Learned, NoFitError, Plan
 from waterclock.compiler.prefill import Prefill
 from waterclock.compiler.prefill_rows import SETS, Rows, block_size
 from waterclock.compiler.quantise import quantise
@@ -22,6 +22,7 @@ from waterclock.isa.errors import UserError
 from waterclock.isa.floorplan import Queue, queues
 from waterclock.isa.program import Port, Program, QuantisedModel, Schedule
 
+PERIODS = 4  #: distances of layers that are tried
 ROOMS = (0, 8)  #: rows beside those that constants took at first that are tried
 FIRST_BUCKET = 64  #: positions of the smallest context bucket
 #: Channels of a model up to which weights hold the gains of norms: all of its time is latency.
@@ -140,15 +141,11 @@ def schedule_model(
         When the model does not fit the chip, or is wanted in blocks that cannot be.
     """
     config = model.config
-    image, rows, schedules = _scheduled(model, progress, prefill=prefill)
-    tries = ROOMS if config.wide and config.loops else ()
-    for more in tries:
-        if _longest(schedules, config)[0] <= 1:
-            break
-        # Constants among the weights of their layers move as these do: queues of MEM can loop.
-        reserve = {key: count + more for key, count in image.memory.used.items()}
-        with contextlib.suppress(UserError):
-            image, rows, schedules = _scheduled(model, progress, reserve, prefill=prefill)
+    learned = Learned()
+    found = _scheduled(model, progress, learned, prefill=prefill)
+    if config.wide:
+        found = _improved(model, progress, learned, found, prefill=prefill)
+    image, rows, schedules = found.image, found.rows, found.schedules
     over, queue, words = _longest(schedules, config)
     if over > 1:
         less = "leave out --prefill" if rows else "use a smaller --context"
@@ -170,14 +167,72 @@ def schedule_model(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Scheduled:
+    """One try: memory image, places of blocks, plans and their schedules."""
+
+    image: Image
+    rows: Rows | None
+    plans: list[Plan]
+    schedules: list[Schedule]
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of all schedules together."""
+        return sum(schedule.cycles for schedule in self.schedules)
+
+    def layers(self) -> dict[int, Block]:
+        """Return by context the block of the layers."""
+        return {plan.context: plan.block for plan in self.plans if plan.block}
+
+
+def _improved(
+    model: QuantisedModel,
+    progress: Progress | None,
+    learned: Learned,
+    found: _Scheduled,
+    *,
+    prefill: bool,
+) -> _Scheduled:
+    """Schedule again where slices that hold weights and data make queues long and layers wait."""
+    reserve: Mapping[SetKey, int] = {}
+    tries = ROOMS if model.config.loops else ()
+    for more in tries:
+        if _longest(found.schedules, model.config)[0] <= 1:
+            break
+        # Constants among the weights of their layers move as these do: queues of MEM can loop.
+        reserve = {key: count + more for key, count in found.image.memory.used.items()}
+        with contextlib.suppress(UserError):
+            found = _scheduled(model, progress, learned, reserve, prefill=prefill)
+    # The least periods that might do, and the largest that are known to.
+    low = {context: block.earliest for context, block in found.layers().items()}
+    high = {context: block.period for context, block in found.layers().items()}
+    for _ in range(PERIODS):
+        learned.periods = {key: (low[key] + high[key]) // 2 for key in low if high[key] > low[key]}
+        if not learned.periods:
+            break
+        with contextlib.suppress(UserError):
+            tried = _scheduled(model, progress, learned, reserve, prefill=prefill)
+            for context, period in learned.periods.items():
+                reached = tried.layers()[context].period
+                if reached <= period:
+                    high[context] = reached
+                else:
+                    low[context] = period + 1
+            if tried.cycles < found.cycles and _longest(tried.schedules, model.config)[0] <= 1:
+                found = tried
+    return found
+
+
 def _scheduled(
     model: QuantisedModel,
     progress: Progress | None,
+    learned: Learned,
     reserve: Mapping[SetKey, int] | None = None,
     *,
     prefill: bool,
-) -> tuple[Image, Rows | None, list[Schedule]]:
-    """Return a model's memory image and its schedules; ``reserve`` is that of ``Memory``."""
+) -> _Scheduled:
+    """Schedule a model; ``reserve`` is that of ``Memory``."""
     config, context = model.config, model.model["context"]
     image = Image(model, config, context, reserve)
     _must_fit(image, model.name)
@@ -190,7 +245,7 @@ def _scheduled(
     for done, (size, positions) in enumerate(sizes):
         if progress:
             progress("scheduling", done, len(sizes))
-        plan = Plan(config, image.memory, size, positions)
+        plan = Plan(config, image.memory, size, positions, learned)
         try:
             (Prefill(plan, image, rows) if rows and positions > 1 else Decode(plan, image)).run()
         except NoFitError as error:
@@ -202,7 +257,7 @@ def _scheduled(
         plans.append(plan)
     if progress:
         progress("scheduling", len(sizes), len(sizes))
-    return image, rows, _emitted(plans)
+    return _Scheduled(image, rows, plans, _emitted(plans))
 
 
 def _rows(image: Image, context: int, name: str) -> Rows:

@@ -31,7 +31,6 @@ from waterclock.compiler.stencil import (
     spaced,
     tree,
 )
-from waterclock.isa.floorplan import Hemisphere
 
 CHUNK = 4  #: result vectors a plane after which gate and up go on into SwiGLU
 
@@ -71,6 +70,7 @@ class Decode(Blocks):
         acts = self.feed_forward("layers.0", state)
         plan.serve("layers.0.down")
         norms = [*(f"layers.{layer}.attn" for layer in range(1, self.layers)), "final"]
+        plan.keep_free()  # for the next layer, which begins while this one ends
         state = self.residual("layers.0.down", acts, state, norms, first)
         cycles, numbers = plan.close_block(state.takes_place_of(first))
         return state.later(cycles, numbers)
@@ -139,8 +139,7 @@ class Decode(Blocks):
             sigmoid = stencil.op("recip", stencil.op("fadd", power, Imm(bits(1.0))))
             h = stencil.op("fmul", stencil.op("fmul", g, u), sigmoid)
             sinks = self.on_all_planes(entries, items)
-            for side in Hemisphere:
-                stencil.op("f32_to_f16", h, sinks=sinks[side])
+            self.activate(stencil, h, sinks)
             fit(self.plan, stencil)
             self.loaded(entries, items, sinks, acts)
         return acts

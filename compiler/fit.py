@@ -7,7 +7,7 @@ from waterclock.compiler.fabric import Fabric, Trial, mask_of, repeated
 from waterclock.compiler.fit_sinks import route_sinks
 from waterclock.compiler.fit_sources import route_source
 from waterclock.compiler.plan import NoFitError, Plan, first_cycle
-from waterclock.compiler.spaced import cut, solve_spaced
+from waterclock.compiler.spaced import cut, least_spacing, solve_spaced
 from waterclock.compiler.stencil import (
     Constant,
     Emitted,
@@ -25,6 +25,7 @@ from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, TARGET_NONE, TARGET_S
 
 TRIES = 3000  #: cycles that a stencil is moved before the compiler gives up
 LATE = 64  #: cycles after which nothing has to wait for the first one
+ATTEMPTS = 60  #: ways to place the nodes of a spaced stencil that are tried
 WIDEST = 64  #: spacings of items that are tried
 
 
@@ -45,11 +46,7 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
         if rest:
             fit(plan, stencil, earliest)
             return fit(plan, rest(), earliest)
-        if not any(
-            solve_spaced(plan, stencil, spacing) and _fits_alone(plan, stencil)
-            for spacing in range(2, WIDEST)
-        ):
-            raise _no_fit(plan, stencil)
+        _space(plan, stencil)
     for node in stencil.nodes:
         node.values = [plan.memory.value() for _ in node.offsets]
     first = max(earliest, _bound(plan, stencil))
@@ -60,6 +57,29 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
             for emit in attempt.emits:
                 emit()
             return start
+    raise _no_fit(plan, stencil)
+
+
+def _space(plan: Plan, stencil: Stencil) -> None:
+    """Bring the items of a stencil as close together as they fit, in the shortest way found."""
+
+    def depth(spacing: int, attempt: int) -> int | None:
+        """Return the cycles that an item takes, None if an attempt does not fit."""
+        if not solve_spaced(plan, stencil, spacing, attempt) or not _fits_alone(plan, stencil):
+            return None
+        return max(node.time + node.latency for node in stencil.nodes)
+
+    known = plan.learned.spacings
+    shape = stencil.shape()
+    if shape in known and depth(*known[shape]) is not None:
+        return
+    for spacing in range(least_spacing(plan.config, stencil), WIDEST):
+        depths = {attempt: depth(spacing, attempt) for attempt in range(ATTEMPTS)}
+        found = [(cycles, attempt) for attempt, cycles in depths.items() if cycles is not None]
+        if found:
+            known[shape] = spacing, min(found)[1]
+            depth(*known[shape])
+            return
     raise _no_fit(plan, stencil)
 
 

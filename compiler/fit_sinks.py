@@ -20,7 +20,10 @@ def route_sinks(attempt: Attempt, node: Node, cycles: list[int], span: int) -> i
     side = _side(node.sinks)
     to_planes = any(isinstance(sink, Activate) for sink in node.sinks)
     most = WIDTH if config.wide and to_planes else config.streams
-    for number in range(0, most - span + 1, WIDTH if config.wide else span):
+    numbers = list(range(0, most - span + 1, WIDTH if config.wide else span))
+    if config.wide:
+        numbers.reverse()  # the lowest are those of the weights
+    for number in numbers:
         snapshot, emits, rows = dict(attempt.trial.claims), len(attempt.emits), dict(attempt.rows)
         ends = [centre]
         code = stream(side.outward, number)

@@ -78,6 +78,9 @@ class Block:
     values: int = 0  #: numbers that a repetition makes
     #: Value numbers of the inputs, and of the outputs that take their place the next time.
     renamed: dict[int, int] = dataclasses.field(default_factory=dict)
+    #: What is kept free for the next time.
+    kept: dict[Key, int] = dataclasses.field(default_factory=dict)
+    earliest: int = 0  #: the period that values alone would allow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +110,32 @@ class Ring:
         return entries
 
 
+@dataclasses.dataclass
+class Learned:
+    """What scheduling a model once tells the next try.
+
+    ``spacings`` has for the shape of a stencil how far its items are apart, and the number of the
+    attempt that found how. ``periods`` has for a context how far repetitions of a block may be
+    apart: what the first one begins with is kept free for the second from then on.
+    """
+
+    spacings: dict[object, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    periods: dict[int, int] = dataclasses.field(default_factory=dict)
+
+
 class Plan:
     """What has been scheduled so far for one context bucket, one token or a block of them."""
 
-    def __init__(self, config: Config, memory: Memory, context: int, positions: int = 1):
+    def __init__(
+        self,
+        config: Config,
+        memory: Memory,
+        context: int,
+        positions: int = 1,
+        learned: Learned | None = None,
+    ):
         self.config, self.memory = config, memory
+        self.learned = learned or Learned()
         self.context, self.positions = context, positions
         self.fabric = Fabric(config)
         self.issues: dict[int, list[Issue]] = {}
@@ -193,6 +217,19 @@ class Plan:
         first = min(issue.cycle for issue in issues)
         return max(issue.cycle + issue.count for issue in issues) - first
 
+    def keep_free(self) -> None:
+        """Keep free what the open block took so far, a period later, if one was learned."""
+        period = self.learned.periods.get(self.context, 0)
+        if not period:
+            return
+        assert self.block is not None
+        for key, mask in self.fabric.taken.items():
+            later = (mask & ~self.block.taken.get(key, 0)) << period & ~mask
+            if later:
+                self.block.kept[key] = later
+        for key, later in self.block.kept.items():
+            self.fabric.taken[key] |= later
+
     def close_block(self, outputs: Sequence[Renamed], earliest: int = 0) -> tuple[int, int]:
         """End the block, whose repetitions are ``earliest`` cycles apart or more.
 
@@ -200,6 +237,8 @@ class Plan:
         """
         block = self.block
         assert block is not None
+        for key, later in block.kept.items():
+            self.fabric.taken[key] &= ~later
         block.end = {queue: len(found) for queue, found in self.issues.items()}
         block.last_operation, block.last_region = len(self.operations), len(self.regions)
         block.renamed = {output.old: output.new for output in outputs}
@@ -207,7 +246,7 @@ class Plan:
         self.memory.numbers(block.values * (block.count - 1))
         uses = self._first_uses(block, outputs)
         waits = (output.ready - use for output, use in zip(outputs, uses, strict=True))
-        earliest = max(earliest, *waits)
+        earliest = block.earliest = max(earliest, *waits)
         mine = {key: mask & ~block.taken.get(key, 0) for key, mask in self.fabric.taken.items()}
         mine = {key: mask for key, mask in mine.items() if mask}
         period = earliest

@@ -2,12 +2,15 @@
 
 A chip with few ALUs cannot give one to every node. With items ``spacing`` cycles apart, a unit
 has that many slots an item; this file chooses unit and cycle of every node so that no two meet,
-and brings operands that are early to their consumer by delays: a product with one or a sum with
-zero takes one slot for four cycles, ``mov`` one for one. It also keeps apart what two nodes would
-read from or write to one side of the chip in the same cycle.
+and where there are many items so that none would meet if they never ended: what follows them
+often has the same shape. Operands that are early are brought to their consumer by delays: a
+product with one or a sum with zero takes one slot for the cycles of its operation, ``mov`` one
+for one. What two nodes would read from or write to one side of the chip in the same cycle is
+kept apart too.
 """
 
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 
 from waterclock.compiler.fabric import mask_of, repeated
@@ -26,12 +29,16 @@ from waterclock.compiler.stencil import (
     spaced,
 )
 from waterclock.isa import mem, vxm
+from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere, mem_column, vxm_column
 from waterclock.isa.streams import Direction
 
 MINUS_ZERO = 0x80000000  #: x + -0 is x
 LATEST = 24  #: cycles that a node may be moved behind what it waits for
+LATER = 0.3  #: share of nodes that a random attempt moves behind what they wait for
+MANY = 4  #: items from which on more of them are expected to follow, in the next stencil
 KEPT = 3  #: cycles that an operand is kept for another node rather than read again
+END = 600  #: cycles that are looked at where items never end
 EARLY = 64  #: more than a read comes before its use
 DEPTH = 4000  #: steps of the search for one delay
 #: Operations whose results are fp32, so that arithmetic may delay them.
@@ -44,8 +51,9 @@ Slots = dict[tuple[object, ...], int]
 class _Solver:
     """Times and units so far, and the slots that they take."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, spacing: int, *, endless: bool, tight: bool):
         self.plan, self.config = plan, plan.config
+        self.spacing, self.endless, self.tight = spacing, endless, tight
         self.slots: Slots = {}
         self.added: list[Node] = []
         #: What stands for a value, itself and its delays: (cycle in which it is ready, node).
@@ -77,6 +85,8 @@ class _Solver:
     def issue(self, slots: Slots, unit: int, time: int, node: Node) -> bool:
         """Take the issue and result slots of a node."""
         mask = mask_of([time + offset for offset in node.offsets])
+        if self.endless and len(node.offsets) > 1:
+            mask = mask_of(range(time % self.spacing, END, self.spacing))
         turns = vxm.busy_cycles(self.config, node.op)
         return (
             self.claim(slots, ("alu", unit), mask)
@@ -292,8 +302,15 @@ class _Solver:
     def _ways(self, value: Value, gap: int, *, exact: bool) -> Iterator[tuple[str, list[object]]]:
         if not exact and gap >= vxm.pipelined_latency(self.config):
             yield "fadd", [value, Imm(MINUS_ZERO)]
-            yield "fmul", [value, Imm(ONE)]
+            if not self.tight:
+                yield "fmul", [value, Imm(ONE)]
         yield "mov", [value]
+
+
+def _nodes_of(node: Node) -> list[Node]:
+    """Return the nodes whose results a node takes."""
+    values = (value.node if isinstance(value, Pick) else value for value in node.inputs)
+    return [value for value in values if isinstance(value, Node)]
 
 
 def _exact(value: Value) -> bool:
@@ -305,19 +322,48 @@ def _exact(value: Value) -> bool:
     return node.op.mnemonic not in FLOATS
 
 
-def solve_spaced(plan: Plan, stencil: Stencil, spacing: int) -> bool:
-    """Choose times and units of all nodes, items ``spacing`` apart; tell whether all found one."""
+def least_spacing(config: Config, stencil: Stencil) -> int:
+    """Return a spacing below which the units cannot hold a stencil's own nodes."""
+    stencil.reset()
+    alus = config.alus
+    busy: dict[tuple[int, ...], int] = {}
+    for node in stencil.nodes:
+        if node.op.kind == "alu" and len(node.offsets) > 1:
+            able = tuple(i for i, found in enumerate(alus) if vxm.FEATURE[node.op] in found)
+            busy[able] = busy.get(able, 0) + vxm.busy_cycles(config, node.op)
+    return max(2, *(-(-cycles // len(able)) for able, cycles in busy.items()))
+
+
+def solve_spaced(plan: Plan, stencil: Stencil, spacing: int, attempt: int = 0) -> bool:
+    """Choose times and units of all nodes, items ``spacing`` apart; tell whether all found one.
+
+    Attempt 0 takes nodes in the order of their times, each as early as it can be; others are
+    random: nodes in another order, some of them later.
+    """
+    rng = random.Random(attempt)
+    least = least_spacing(plan.config, stencil)
     stencil.reset()
     if any((node.hold or node.ring) and len(node.offsets) > 1 for node in stencil.nodes):
         return False
     for node in stencil.nodes:
         node.offsets = [index * spacing for index in range(len(node.offsets))]
     stencil.solve_times()
-    solver = _Solver(plan)
-    for node in sorted(stencil.nodes, key=lambda node: node.time):
+    endless = len(stencil.offsets) >= MANY
+    # Delays then leave the units alone that others need nearly all of the time.
+    tight = endless and spacing - least < 2 * plan.config.turns
+    solver = _Solver(plan, spacing, endless=endless, tight=tight)
+    waiting = sorted(stencil.nodes, key=lambda node: node.time)
+    done: set[int] = set()
+    while waiting:
+        free = [node for node in waiting if all(id(v) in done for v in _nodes_of(node))]
+        node = rng.choice(free) if attempt else free[0]
+        later = rng.randrange(spacing) if attempt and rng.random() < LATER else 0
         ready = [solver.ready(v) for v in node.inputs if isinstance(v, (Node, Pick))]
-        if not solver.place(node, max([node.time, *ready])):
+        earliest = max([0 if attempt and not ready else node.time, *ready])
+        if not solver.place(node, earliest + later):
             return False
+        waiting.remove(node)
+        done.add(id(node))
     stencil.nodes = sorted([*stencil.nodes, *solver.added], key=lambda node: node.time)
     # A queue needs a cycle an item for its Loop.
     often = [node.unit for node in stencil.nodes if len(node.offsets) > 1]

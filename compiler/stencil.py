@@ -254,6 +254,21 @@ class Stencil:
             node.unit, node.time = None, 0
         self.nodes = [node for node, _, _ in self.original]
 
+    def shape(self) -> tuple[object, ...]:
+        """Return what the places of nodes depend on: the graph, its items, sides of operands."""
+        self.reset()
+        number = {id(node): index for index, node in enumerate(self.nodes)}
+        found: list[object] = []
+        for node in self.nodes:
+            found.append((node.op, len(node.offsets), tuple(type(sink) for sink in node.sinks)))
+            for value in node.inputs:
+                what = value.node if isinstance(value, Pick) else value
+                item = value.item if isinstance(value, Pick) else -1
+                index = number.setdefault(id(what), len(number))
+                found.append((index, type(what), item, _sides(value)))
+            found += [sink.side for sink in node.sinks if not isinstance(sink, Deal)]
+        return tuple(found)
+
     def solve(self) -> None:
         """Set the time of every node and insert the delays that make operands meet."""
         self.reset()
@@ -308,6 +323,15 @@ class Stencil:
             cycles -= node.latency
         assert isinstance(node, Node)
         return node
+
+
+def _sides(value: object) -> tuple[object, ...]:
+    """Return where each item of an operand may come from."""
+    if isinstance(value, (Stored, Constant)):
+        return tuple(tuple(place.side for place in vec.places) for vec in value.vecs)
+    if isinstance(value, Emitted):
+        return tuple((acc.side, acc.plane) for acc in value.accs)
+    return tuple(table.side for table in value.tables) if isinstance(value, Gathered) else ()
 
 
 def spaced(ready: Sequence[int], least: int = 1) -> list[int]:

@@ -44,7 +44,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "load_streams": (1, 32),
     "act_entries": (1, 64),
     "acc_entries": (1, 64),
-    "digits": (1, 3),
+    "digits": (1, 2),
     "imem_words": (64, 65536),
     "paths": (4, 64),
     "loops": (0, 2),
@@ -74,7 +74,7 @@ class Config:
     load_streams: int  #: weight vectors that one LW takes from as many streams
     act_entries: int  #: vectors in a plane's activation buffer
     acc_entries: int  #: vectors in a plane's accumulators
-    digits: int  #: passes of an ABC: 1 multiplies an activation whole, 3 in 14-bit digits
+    digits: int  #: passes of an ABC: 1 multiplies an activation whole, 2 in 17-bit digits
     integers: bool  #: whether MXM planes take i8 activations and emit i32 results
     sxm: bool  #: whether there are SXMs, a column each
     alus: tuple[str, ...]  #: features of each VXM ALU, letters of ``ALU_FEATURES``
@@ -181,8 +181,6 @@ def check(config: Config, source: str) -> None:
     if (config.alu_cycles + config.turns - 1) % config.turns:
         # Running sums take turns at an adder, each back in it when its next item comes.
         fail("alu_cycles", config.alu_cycles, f"odd, as turns is {config.turns}")
-    if config.digits == 2:
-        fail("digits", 2, "1 or 3")
     for field in ("b_streams", "integers", "reduce_streams", "sxm", "two_port", "wide"):
         if not isinstance(getattr(config, field), bool):
             fail(field, repr(getattr(config, field)), "true or false")

@@ -13,11 +13,14 @@ in cycle t has its sum in the accumulator for any ACC issued in t + ``acc_delay(
 import enum
 
 from waterclock.isa.config import Config
+from waterclock.isa.numerics import F16_FRACTION
 from waterclock.isa.spec import Instruction, Role, instruction, operand
 from waterclock.isa.streams import STREAM_BITS
 
 ENTRY_BITS = 6
 LANE_BITS = 9
+INTEGER_BITS = 17  #: of an f16 activation: |x| < 2^17, its exponent field 31 included
+DIGIT_BITS = 17  #: of an activation in two digits: an 18-bit multiplier's input, its sign aside
 
 
 class Order(enum.IntEnum):
@@ -30,7 +33,7 @@ class Order(enum.IntEnum):
 class Activation(enum.IntEnum):
     """Format of an activation."""
 
-    F16 = 0  #: counted in units of 2^-24, see ``numerics.f16_to_fixed``
+    F16 = 0  #: in units of 2^-24, of 2^-17 where there are digits: ``fraction_bits``
     I8 = 1  #: the low byte, signed; only with ``integers`` of the configuration
 
 
@@ -53,7 +56,7 @@ class Window(enum.IntEnum):
 class Result(enum.IntEnum):
     """Format in which ACC emits an accumulator."""
 
-    F32 = 0  #: accumulator times 2^-24, rounded once to nearest even
+    F32 = 0  #: accumulator in the units of f16 activations, rounded once to nearest even
     I32 = 1  #: the low 32 bits; only with ``integers`` of the configuration
 
 
@@ -87,6 +90,14 @@ def stream_unit(op: type[Instruction], config: Config) -> int:
     """Return what the number of the stream of LW, ABL or ACC is a multiple of."""
     (spec,) = (spec for spec in op.operands if spec.kind == "stream")
     return spec.unit(op, config)
+
+
+def fraction_bits(config: Config) -> int:
+    """Return how many bits of an activation count fractions of 1.
+
+    Whole activations have all of f16's, 24. Two digits have room for 17; less is rounded down.
+    """
+    return F16_FRACTION if config.digits == 1 else config.digits * DIGIT_BITS - INTEGER_BITS
 
 
 def weights_at(config: Config) -> int:

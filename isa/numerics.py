@@ -25,6 +25,7 @@ Number = Float | np.float32  #: an operand: an array, or one number for all
 
 NAN = 0x7FC00000  #: the one NaN of fp32
 F16_NAN = 0x7E00  #: the one NaN of f16
+F16_FRACTION = 24  #: the smallest subnormal of f16 is 2^-24
 F16_MAX = 65504.0  #: conversions to f16 saturate here
 INF = 0x7F800000
 
@@ -439,14 +440,15 @@ def _f16_table() -> NDArray[np.int64]:
     return np.where(pattern >> 15, -magnitude, magnitude)
 
 
-def f16_to_fixed(a: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Return the f16 patterns (uint16) as integers, value times 2^24: exact.
+def f16_to_fixed(a: NDArray[np.uint16], fraction: int = F16_FRACTION) -> NDArray[np.int64]:
+    """Return the f16 patterns (uint16) as integers, value times 2^``fraction``, rounded down.
 
-    Exponent field 31 is one more binade, not infinity or NaN, so that |result| < 2^41.
+    With 24 bits of fraction that is exact. Exponent field 31 is one more binade, not infinity or
+    NaN, so that |result| <= 2^(17 + fraction), and less if positive.
     """
-    return _f16_table()[np.asarray(a, np.uint16)]
+    return _f16_table()[np.asarray(a, np.uint16)] >> F16_FRACTION - fraction
 
 
-def fixed_to_f32(a: NDArray[np.int64]) -> Float:
-    """Return the integers times 2^-24, rounded once to the nearest even fp32; 0 gives +0."""
-    return np.asarray(a, np.int64).astype(np.float32) * np.float32(2.0**-24)
+def fixed_to_f32(a: NDArray[np.int64], fraction: int = F16_FRACTION) -> Float:
+    """Return the integers times 2^-``fraction``, rounded once to nearest even; 0 gives +0."""
+    return np.asarray(a, np.int64).astype(np.float32) * np.float32(2.0**-fraction)

@@ -258,7 +258,7 @@ class MXMCore(wiring.Component):
         lanes: Sequence[Nets],
         tiles: Mapping[tuple[int, int], Nets],
     ) -> None:
-        """Lead an ABC through its stages: fetch, decode, one pass or three, accumulate."""
+        """Lead an ABC through its stages: fetch, decode, one pass or two, accumulate."""
         config, size = self.config, tile_size(self.config)
         multiplying, accumulating = (
             Signal.like(abc, name=f"abc_{stage}") for stage in ("multiply", "accumulate")
@@ -298,7 +298,7 @@ class MXMCore(wiring.Component):
                 superlane["written"].eq(written.word_select(k, config.lanes)),
                 superlane["sums"].eq(
                     Cat(
-                        tiles[i, j]["sums"].word_select(column, sum_bits(size))
+                        tiles[i, j]["sums"].word_select(column, sum_bits(config, size))
                         for i in range(config.vector // size)
                         for j, column in columns
                     )

@@ -6,11 +6,12 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from waterclock.isa.config import Config
+from waterclock.isa.mxm import fraction_bits
 from waterclock.rtl.mxm_round import coarse, fine, repeated
 from waterclock.rtl.mxm_tile import (
     BYTE,
-    FIXED_BITS,
     activation_bits,
+    fixed_bits,
     sum_bits,
     tile_size,
     total_of,
@@ -32,11 +33,11 @@ def _negated_if(sign: Value, magnitude: Value, bits: int) -> Value:
     return ((padded ^ repeated(sign, bits)) + sign)[:bits]
 
 
-def _fixed(raw: Value, is_i8: Value, bits: int) -> Value:
-    """Return an activation as an integer of ``bits`` bits, see ``numerics.f16_to_fixed``."""
+def _fixed(raw: Value, is_i8: Value, size: int, bits: int) -> Value:
+    """Return an activation as an integer of ``size`` bits, sign-extended to ``bits``."""
     fraction, exponent, sign = raw[:10], raw[10:15], raw[15]
     normal = exponent.any()
-    magnitude = (Cat(fraction, normal) << (exponent - normal)[:5])[: FIXED_BITS - 1]
+    magnitude = (Cat(fraction, normal) << (exponent - normal)[:5])[: size - 1]
     return Mux(is_i8, extended(raw[:BYTE], bits), _negated_if(sign, magnitude, bits))
 
 
@@ -91,7 +92,7 @@ class MXMLanes(wiring.Component):
                 "add": In(1),
                 "high": In(1),
                 "written": In(lanes),
-                "sums": In(config.vector // size * lanes * sum_bits(size)),
+                "sums": In(config.vector // size * lanes * sum_bits(config, size)),
                 "emit": In(1),
                 "emit_entry": In(accs),
                 "emit_i32": In(1),
@@ -155,7 +156,7 @@ class MXMLanes(wiring.Component):
             raw = Signal(2 * BYTE, name=f"raw_{lane}", reset_less=True)
             m.d.sync += raw.eq(Mux(self.fetch, value, raw))
             activation = Signal(width, name=f"activation_{lane}", reset_less=True)
-            new = _fixed(raw, is_i8, width)
+            new = _fixed(raw, is_i8, fixed_bits(self.config), width)
             m.d.sync += activation.eq(Mux(self.decode, new, activation))
             m.d.comb += self.activations.word_select(lane, width).eq(activation)
 
@@ -166,7 +167,8 @@ class MXMLanes(wiring.Component):
         )
         write, read = accumulator.write_port(), accumulator.read_port(domain="comb")
         taken = accumulator.read_port(domain="comb")
-        bits, total = sum_bits(tile_size(self.config)), Signal(ACC_BITS, name=f"total_{lane}")
+        bits = sum_bits(self.config, tile_size(self.config))
+        total = Signal(ACC_BITS, name=f"total_{lane}")
         places = range(lane * bits, len(self.sums), self.config.lanes * bits)
         blocks = [extended(self.sums[low : low + bits], ACC_BITS) for low in places]
         before = Mux(self.add, read.data, 0)
@@ -197,7 +199,7 @@ class MXMLanes(wiring.Component):
                 held_shifts.eq(shifts),
                 sign.eq(value[-1]),
             ]
-        f32 = fine(m, held, held_shifts, sign, str(lane))
+        f32 = fine(m, held, held_shifts, sign, fraction_bits(self.config), str(lane))
         result = Signal(32, name=f"result_{lane}", reset_less=True)
         m.d.sync += result.eq(Mux(emitting[1], Mux(i32[1], held[:32], f32), result))
         return result

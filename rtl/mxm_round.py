@@ -7,8 +7,7 @@ from amaranth import *
 RESULT_BITS = 32
 FRACTION_BITS = 23
 SIGNIFICAND_BITS = FRACTION_BITS + 1
-#: Exponent field of an accumulator whose highest bit is bit 0: it counts 2^-24.
-LOWEST_EXPONENT = 127 - 24
+BIAS = 127
 
 
 def repeated(bit: Value, count: int) -> Value:
@@ -49,15 +48,21 @@ def coarse(m: Module, value: Value, name: str) -> tuple[Signal, Value]:
     return _normalised(m, size, sign, (32, 16, 8), f"coarse_{name}")
 
 
-def fine(m: Module, held: Value, held_shifts: Value, sign: Value, name: str) -> Value:
-    """Return the fp32 pattern of what ``coarse`` returned; ``sign`` is that of its ``value``."""
+def fine(
+    m: Module, held: Value, held_shifts: Value, sign: Value, fraction: int, name: str
+) -> Value:
+    """Return the fp32 pattern of what ``coarse`` returned; ``sign`` is that of its ``value``.
+
+    The accumulator is in units of 2^-``fraction``.
+    """
     shifted, shifts = _normalised(m, held, sign, (4, 2, 1), f"fine_{name}")
     lowest, half, significand = shifted[0], shifted[1], shifted[2:]
     odd = significand[0]
     up = Mux(sign, half | (lowest & odd), half & (lowest | odd))
     # No bit is set in the size of 0 and of -1. The ones below -1 round up to the lowest exponent.
     normal = significand[-1]
-    low = Mux(normal, LOWEST_EXPONENT, Mux(sign, LOWEST_EXPONENT - 1, 0))
+    lowest_exponent = BIAS - fraction
+    low = Mux(normal, lowest_exponent, Mux(sign, lowest_exponent - 1, 0))
     # One adder for three numbers: what rounds up is carried out of an extra place.
     number = Cat(C(1, 1), significand[:-1], ~shifts, ~held_shifts)
     packed = Signal(RESULT_BITS, name=f"packed_{name}")

@@ -8,10 +8,9 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from waterclock.isa.config import Config
+from waterclock.isa.mxm import DIGIT_BITS, INTEGER_BITS, fraction_bits
 
 BYTE = 8
-FIXED_BITS = 42  #: of an activation in two's complement, see ``numerics.f16_to_fixed``
-DIGIT_BITS = 14  #: of an activation that is multiplied in three passes
 LARGEST_TILE = 64  #: rows of a block: a product modulo 2^sum_bits then takes 64 bits
 
 
@@ -21,9 +20,14 @@ def tile_size(config: Config) -> int:
     return max(size for size in sizes if config.vector % size == 0)
 
 
-def sum_bits(rows: int) -> int:
+def fixed_bits(config: Config) -> int:
+    """Return the width of an activation in two's complement, see ``numerics.f16_to_fixed``."""
+    return 1 + INTEGER_BITS + fraction_bits(config)
+
+
+def sum_bits(config: Config, rows: int) -> int:
     """Return the width, in two's complement, of the sum of ``rows`` products."""
-    return FIXED_BITS + BYTE + ceil_log2(rows)
+    return fixed_bits(config) + BYTE + ceil_log2(rows)
 
 
 def activation_bits(config: Config, rows: int) -> int:
@@ -33,7 +37,7 @@ def activation_bits(config: Config, rows: int) -> int:
     a power of two then and needs no signs, which a simulator computes four times as fast. A
     digit has a sign bit, which only the highest one uses.
     """
-    return sum_bits(rows) if config.digits == 1 else DIGIT_BITS + 1
+    return sum_bits(config, rows) if config.digits == 1 else DIGIT_BITS + 1
 
 
 def _cut(value: Value, width: int) -> Value:
@@ -123,7 +127,7 @@ class MACTile(wiring.Component):
                 "more": In(1),
                 "unsigned_weights": In(1),
                 "activations": In(rows * activation_bits(config, rows)),
-                "sums": Out(columns * sum_bits(rows)),
+                "sums": Out(columns * sum_bits(config, rows)),
             }
         )
 
@@ -175,7 +179,7 @@ class MACTile(wiring.Component):
         return [self.activations.word_select(k, bits) for k in range(self.rows)]
 
     def _multiply_whole(self, m: Module, array: Sequence[Signal]) -> None:
-        activations, width = self._activations(), sum_bits(self.rows)
+        activations, width = self._activations(), sum_bits(self.config, self.rows)
         flip, excess = Signal(BYTE), Signal(width)
         offset = total_of(activations, width) << BYTE - 1
         m.d.comb += [
@@ -198,7 +202,7 @@ class MACTile(wiring.Component):
 
         The low digits of a sum are final after their pass; what is above them is carried.
         """
-        activations, width = self._activations(), sum_bits(self.rows)
+        activations, width = self._activations(), sum_bits(self.config, self.rows)
         partial = DIGIT_BITS + 1 + BYTE + ceil_log2(self.rows)
         for n in range(self.columns):
             products: list[Value] = []

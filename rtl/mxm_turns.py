@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from amaranth import *
 from amaranth.lib import memory
 
+from waterclock.isa.mxm import DIGIT_BITS, fraction_bits
+from waterclock.isa.numerics import F16_FRACTION
 from waterclock.rtl.mxm_lanes import ACC_BITS, RESULT_STREAMS, MXMLanes, extended
 from waterclock.rtl.mxm_round import RESULT_BITS, coarse, fine, repeated
-from waterclock.rtl.mxm_tile import BYTE, DIGIT_BITS, sum_bits, tile_size, total_of
+from waterclock.rtl.mxm_tile import BYTE, sum_bits, tile_size, total_of
 from waterclock.rtl.part import any_of, gated
 
 #: Of an entry in a bank of the activation buffer: as deep as an FPGA's lookup tables.
@@ -63,7 +65,7 @@ class MXMTurnLanes(MXMLanes):
     def _activations(self, m: Module) -> None:
         """Bring what is taken out of the activation buffer to fixed point, digit by digit."""
         taken, is_i8 = self._taken(m, BANK_BITS)
-        turns = self.config.digits
+        turns, lost = self.config.digits, F16_FRACTION - fraction_bits(self.config)
         # Bit i: something was taken out i cycles ago.
         since = Signal(turns + 1)
         m.d.comb += since[0].eq(self.fetch)
@@ -86,7 +88,7 @@ class MXMTurnLanes(MXMLanes):
             raw = Signal(2 * BYTE, name=f"raws_{first}")
             m.d.comb += raw.eq(any_of(raws))
             # The last turn's is there when all lanes take theirs; the others wait.
-            shifted: list[Value] = [Cat(*_shifted(m, raw, is_i8, str(first)))]
+            shifted: list[Value] = [Cat(*_shifted(m, raw, is_i8, lost, str(first)))]
             for turn in range(turns - 1):
                 waiting = Signal(len(shifted[0]), name=f"shifted_{first}_{turn}", reset_less=True)
                 with m.If(since.any()):
@@ -105,7 +107,7 @@ class MXMTurnLanes(MXMLanes):
         self, m: Module, lanes: Sequence[int], since: Signal, adding: dict[str, Signal]
     ) -> Signal:
         """Add the accumulators of some lanes; return their new sums, one lane a cycle."""
-        name, bits = str(lanes[0]), sum_bits(tile_size(self.config))
+        name, bits = str(lanes[0]), sum_bits(self.config, tile_size(self.config))
         places = range(0, len(self.sums), self.config.lanes * bits)
         sums: list[Value] = []
         before: list[Value] = []
@@ -150,7 +152,7 @@ class MXMTurnLanes(MXMLanes):
         held = Signal(len(shifted), name=f"held_{name}", reset_less=True)
         held_shifts = Signal(len(shifts), name=f"shifts_{name}", reset_less=True)
         sign = Signal(name=f"sign_{name}", reset_less=True)
-        copies: list[Value] = [fine(m, held, held_shifts, sign, name)]
+        copies: list[Value] = [fine(m, held, held_shifts, sign, fraction_bits(self.config), name)]
         if self.config.integers:
             low = Signal(RESULT_BITS, name=f"low_{name}", reset_less=True)
             with m.If(since.any()):
@@ -207,37 +209,39 @@ def _held(m: Module, take: Value, values: dict[str, Signal], name: str) -> dict[
     return found
 
 
-def _shifted(m: Module, raw: Value, is_i8: Value, name: str) -> tuple[Value, Value]:
-    """Return an activation as a number of ``SHIFTED_BITS`` bits, and digits that are below it."""
+def _shifted(m: Module, raw: Value, is_i8: Value, lost: int, name: str) -> tuple[Value, Value]:
+    """Return an activation as a number of ``SHIFTED_BITS`` bits, and how many digits it is up.
+
+    Digits are counted from one below the units, where ``lost`` bits of f16's smallest are.
+    """
+    # The lowest exponent is that of subnormals too; integers get the one that leaves them alone.
     exponent = Signal(5, name=f"exponent_{name}")
-    m.d.comb += exponent.eq(Mux(is_i8, 0, raw[10:15]))
+    m.d.comb += exponent.eq(Mux(is_i8, lost + 1, raw[10:15]))
     negative = raw[15] & ~is_i8
     high = Mux(is_i8, repeated(raw[BYTE - 1], 4), Cat(raw[BYTE:10], raw[10:15].any(), 0))
     number = ((Cat(raw[:BYTE], high) ^ repeated(negative, SIGNED_BITS)) + negative)[:SIGNED_BITS]
-    shift, below = Signal(range(DIGIT_BITS), name=f"shift_{name}"), Signal(2, name=f"below_{name}")
+    shift, up = Signal(range(DIGIT_BITS), name=f"shift_{name}"), Signal(2, name=f"up_{name}")
     with m.Switch(exponent):
         for value in range(32):
             with m.Case(value):
-                # The lowest exponent is that of subnormals too.
-                places = divmod(max(value - 1, 0), DIGIT_BITS)
-                m.d.comb += [below.eq(places[0]), shift.eq(places[1])]
+                places = divmod(max(value - 1, 0) + DIGIT_BITS - lost, DIGIT_BITS)
+                m.d.comb += [up.eq(places[0]), shift.eq(places[1])]
     placed = Signal(signed(SHIFTED_BITS), name=f"placed_{name}")
     m.d.comb += placed.eq((number.as_signed() << shift)[:SHIFTED_BITS])
-    return placed, below
+    return placed, up
 
 
 def _digit(m: Module, held: Value, place: Value, name: str) -> Value:
     """Return digit i, if ``place[i]``, of what ``_shifted`` returned; only the last has a sign."""
-    number, below = held[:SHIFTED_BITS], held[SHIFTED_BITS:]
+    number, up = held[:SHIFTED_BITS], held[SHIFTED_BITS:]
     sign = number[-1]
     low, high = number[:DIGIT_BITS], extended(number[DIGIT_BITS:], DIGIT_BITS)
-    # How many digits the one in this place is above the lowest: 0, 1, or more.
+    # Which of the number's digits the one in this place is: the low one, the high one, or above.
     at = Signal(3, name=f"at_{name}")
-    with m.Switch(below):
-        for digits in range(len(place)):
+    with m.Switch(up):
+        for digits in range(len(place) + 1):
             with m.Case(digits):
-                above = place[digits:]
-                m.d.comb += at.eq(Cat(above[:2], above[2:].any()))
+                m.d.comb += at.eq(Cat(C(0, 1), place)[digits:])
     # One function of two bits, and two that say which.
     low_or_ones = Cat(at[0] | (at[2] & sign), at[1] | (at[2] & sign))
     bits = Cat(

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from waterclock.isa.mxm import fraction_bits
 from waterclock.isa.program import Program, QuantisedModel, Schedule
 from waterclock.isa.vxm import partial_sums
 from waterclock.sim.golden import machine
@@ -112,8 +113,9 @@ class TensorEngine:
 
     def __init__(self, model: QuantisedModel):
         self.program = model if isinstance(model, Program) else None
+        config = model.config
         self.model = TensorModel(
-            model.model, model.tensors, model.config.vector, partial_sums(model.config)
+            model.model, model.tensors, config.vector, partial_sums(config), fraction_bits(config)
         )
 
     def run(

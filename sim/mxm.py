@@ -24,6 +24,7 @@ from waterclock.isa.mxm import (
     Window,
     acc_delay,
     acc_latency,
+    fraction_bits,
     row_step,
     stream_unit,
     weights_at,
@@ -226,7 +227,7 @@ class Plane:
         if raw is None:
             raise self._hazard(f"abc: entry {op.entry} was never loaded")
         if op.activation == Activation.F16:
-            activations = f16_to_fixed(raw)
+            activations = f16_to_fixed(raw, fraction_bits(config))
         else:
             activations = raw.astype(np.int8).astype(np.int64)
         if op.window == Window.INPUT:
@@ -248,7 +249,7 @@ class Plane:
         self._check_format(op, op.result == Result.I32)
         accumulator = self._accumulators[op.acc]
         if op.result == Result.F32:
-            values = fixed_to_f32(accumulator).view(np.uint32)
+            values = fixed_to_f32(accumulator, fraction_bits(self.config)).view(np.uint32)
         else:
             values = accumulator.astype(np.uint32)
         planes = values.astype("<u4").view(np.uint8).reshape(-1, 4).T

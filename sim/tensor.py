@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waterclock.isa import numerics as fp
+from waterclock.isa.numerics import F16_FRACTION
 
 Array = NDArray[Any]
 Float = NDArray[np.float32]
-Fixed = NDArray[np.int64]  #: activations as the MXM sees them, in units of 2^-24
+Fixed = NDArray[np.int64]  #: activations as the MXM sees them, in its units
 Double = NDArray[np.float64]
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -28,7 +29,12 @@ BLOCK = 1 << 16  #: int8 weights widened at a time: half a megabyte, which cache
 POSITIONS = 128  #: positions of a block in ``logits``
 
 
-def exact(multiply: Callable[[Double], Double], activations: Fixed, most: int) -> Float:
+def exact(
+    multiply: Callable[[Double], Double],
+    activations: Fixed,
+    most: int,
+    fraction: int = F16_FRACTION,
+) -> Float:
     """Return an exact matrix product, rounded once.
 
     Parameters
@@ -38,6 +44,8 @@ def exact(multiply: Callable[[Double], Double], activations: Fixed, most: int) -
     activations : (..., in) int64
     most : int
         Bound of the weights' magnitudes.
+    fraction : int
+        Activations are in units of 2^-``fraction``.
 
     While the sum of magnitudes stays below 2^53, so does every partial sum, in whatever order a
     library adds: all of them are integers, and float64 holds them. Otherwise activations go in
@@ -47,13 +55,13 @@ def exact(multiply: Callable[[Double], Double], activations: Fixed, most: int) -
     bound = int(np.abs(activations).sum(axis=-1).max()) * most
     if bound < 1 << DOUBLE_BITS:
         product = multiply(activations.astype(np.float64)) + 0.0  # no -0
-        return product.astype(np.float32) * np.float32(2.0**-24)
+        return product.astype(np.float32) * np.float32(2.0**-fraction)
     high = activations >> DIGIT_BITS
     low = activations & (1 << DIGIT_BITS) - 1
     largest = max(int(np.abs(high).max()), int(low.max()))
     assert largest * terms * most < 1 << DOUBLE_BITS, f"{terms} terms exceed a float64"
     whole, rest = (multiply(d.astype(np.float64)).astype(np.int64) for d in (high, low))
-    return fp.fixed_to_f32((whole << DIGIT_BITS) + rest)
+    return fp.fixed_to_f32((whole << DIGIT_BITS) + rest, fraction)
 
 
 def widened(weights: NDArray[np.int8], activations: Double) -> Double:
@@ -70,9 +78,9 @@ def widened(weights: NDArray[np.int8], activations: Double) -> Double:
     return product
 
 
-def fixed(values: Float) -> Fixed:
-    """Return values as the MXM sees them: rounded to f16, in units of 2^-24."""
-    return fp.f16_to_fixed(fp.to_f16(values).view(np.uint16))
+def fixed(values: Float, fraction: int = F16_FRACTION) -> Fixed:
+    """Return values as the MXM sees them: rounded to f16, then down to units of 2^-fraction."""
+    return fp.f16_to_fixed(fp.to_f16(values).view(np.uint16), fraction)
 
 
 def sum_of_squares(x: Float, vector: int, sums: int) -> Float:
@@ -115,12 +123,20 @@ class TensorModel:
         Lanes of a vector of the machine.
     sums : int
         Partial sums to which vectors are added in turn (``isa.vxm.partial_sums``).
+    fraction : int
+        Bits of an activation's fraction (``isa.mxm.fraction_bits``).
     """
 
     def __init__(
-        self, model: Mapping[str, Any], tensors: Mapping[str, Array], vector: int, sums: int
+        self,
+        model: Mapping[str, Any],
+        tensors: Mapping[str, Array],
+        vector: int,
+        sums: int,
+        fraction: int = F16_FRACTION,
     ):
         self.model, self.tensors, self.vector, self.sums = model, tensors, vector, sums
+        self.fraction = fraction
         # Memory of positions that are never fed is never touched, so the system need not have it.
         shape = (model["layers"], model["kv_heads"], model["context"], model["head_dim"])
         self.keys, self.values = np.zeros(shape, np.float64), np.zeros(shape, np.float64)
@@ -141,12 +157,14 @@ class TensorModel:
     def entering(self, norm: str, x: Float) -> Fixed:
         """Return ``x`` as it enters the matrices behind a norm, 1 / rms apart: times its gain."""
         gain = self.tensors.get(f"{norm}.gain")  # None where the weights hold it
-        return fixed(x if gain is None else fp.mul(x, gain))
+        return fixed(x if gain is None else fp.mul(x, gain), self.fraction)
 
     def linear(self, name: str, activations: Fixed) -> Float:
         """Return the scaled product (..., out) of a weight tensor with activations (..., in)."""
         weights = self.tensors[f"{name}.weight"]
-        product = exact(lambda values: widened(weights, values), activations, I8_MOST)
+        product = exact(
+            lambda values: widened(weights, values), activations, I8_MOST, self.fraction
+        )
         return fp.mul(product, self.tensors[f"{name}.scale"])
 
     def norm(self, x: Float) -> Float:
@@ -200,20 +218,20 @@ class TensorModel:
 
         # One matrix a key-value head: its queries at all positions are the rows.
         group = heads // kv_heads
-        q = fixed(queries).reshape(n, kv_heads, group, size).swapaxes(0, 1)
+        q = fixed(queries, self.fraction).reshape(n, kv_heads, group, size).swapaxes(0, 1)
         q = q.reshape(kv_heads, n * group, size)
-        scores = exact(lambda a: a @ k.swapaxes(1, 2), q, CACHE_MOST)
+        scores = exact(lambda a: a @ k.swapaxes(1, 2), q, CACHE_MOST, self.fraction)
         if n > 1:  # a position sees none that comes after it
             row = np.repeat(np.arange(self.position, end), group)
             scores[:, np.arange(end) > row[:, None]] = -np.inf
         top = scores.max(axis=2, keepdims=True)
-        p = fixed(fp.exp2(fp.sub(scores, top)))
-        mixed = exact(lambda a: a @ v, p, CACHE_MOST)
-        total = fp.fixed_to_f32(p.sum(axis=2, keepdims=True))
+        p = fixed(fp.exp2(fp.sub(scores, top)), self.fraction)
+        mixed = exact(lambda a: a @ v, p, CACHE_MOST, self.fraction)
+        total = fp.fixed_to_f32(p.sum(axis=2, keepdims=True), self.fraction)
         step = self.tensors[f"{prefix}.v_step"].reshape(kv_heads, 1, size)
         out = fp.mul(fp.mul(mixed, fp.recip(total)), step)
         out = out.reshape(kv_heads, n, group * size).swapaxes(0, 1).reshape(n, -1)
-        return self.linear(f"{prefix}.o", fixed(out))
+        return self.linear(f"{prefix}.o", fixed(out, self.fraction))
 
     def feed_forward(self, layer: int, x: Float) -> Float:
         """Return what the feed-forward block adds to ``x`` (positions, hidden)."""
@@ -222,7 +240,8 @@ class TensorModel:
         gate = fp.mul(self.linear(f"{prefix}.gate", h), r)
         up = fp.mul(self.linear(f"{prefix}.up", h), r)
         sigmoid = fp.recip(fp.add(fp.exp2(fp.mul(gate, MINUS_LOG2E)), ONE))
-        return self.linear(f"{prefix}.down", fixed(fp.mul(fp.mul(gate, up), sigmoid)))
+        product = fp.mul(fp.mul(gate, up), sigmoid)
+        return self.linear(f"{prefix}.down", fixed(product, self.fraction))
 
     def feed(self, tokens: Sequence[int]) -> Float:
         """Feed tokens (n,) at the next positions; return the logits (n, vocab) float32.

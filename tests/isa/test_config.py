@@ -85,7 +85,6 @@ def test_number_beyond_its_limits_is_a_mistake(field, tmp_path):
         ({"load_streams": 3}, "load_streams: found 3, expected a divisor of streams (16)"),
         ({"slices": 8}, "load_streams: found 16, expected at most slices (8)"),
         ({"lanes": 12}, "load_streams: found 16, expected a divisor of the vector (12)"),
-        ({"digits": 2}, "digits: found 2, expected 1 or 3"),
         ({"wide": True, "planes": 2}, "planes: found 2, expected 1, as the slices are wide"),
         ({"wide": True}, "load_streams: found 16, expected 4, as the slices are wide"),
         (
