@@ -141,10 +141,13 @@ class Attention(Blocks):
         where = [(p, i) for p, pack in enumerate(packs) for i in range(len(pack.keys))]
         accs = self.linear(name, range(2 * len(where)), state.acts)
         self.key_ready: dict[tuple[int, int, int, PlaneKey], int] = {}
-        for pair, (pack, index) in enumerate(where):
+        chunk = self.config.turns  # where the VXM is slow, stencils that leave it no gaps
+        for base in range(0, len(where), chunk):
+            some = [(pair, *where[pair]) for pair in range(base, min(base + chunk, len(where)))]
+            halves = [(*pair, part) for pair in some for part in (0, 1)]
             # Low and high byte go to the same slices: one cycle after the other.
-            stencil = Stencil(self.config, [0, 2])
-            items = [(pair, part, index) for part in (0, 1)]
+            stencil = Stencil(self.config, range(0, 2 * len(halves), 2))
+            items = [(pair, part, index) for pair, _, index, part in halves]
             low = stencil.op("f32_to_i32", self._rotated(stencil, name, items, accs, state))
             spreads: list[tuple[PlaneKey, Spread]] = []
             for side in Hemisphere:
@@ -156,14 +159,14 @@ class Attention(Blocks):
                         if key[0] is side:
                             regions = [
                                 [self.image.keys[layer, pack, index, part].regions[key][byte]]
-                                for part in (0, 1)
+                                for _, pack, index, part in halves
                             ]
                             spread = Spread(side, regions, maps)
                             node.sinks.append(spread)
                             spreads.append((key, spread))
             fit(self.plan, stencil)
             for key, sink in spreads:
-                for part in (0, 1):
+                for _, pack, index, part in halves:
                     at = (pack, index, part, key)
                     self.key_ready[at] = max(self.key_ready.get(at, 0), sink.ready)
 
@@ -180,7 +183,7 @@ class Attention(Blocks):
         entries = {key: self.plan.acts[key].take(len(items)) for key in self.planes}
         acts = {key: [Act(0, 0, 0)] * len(items) for key in self.planes}
         # A few at a time: what leaves the VXM takes streams from the weights that come next.
-        chunk = 2 * self.config.planes * PAIRS
+        chunk = 2 * self.config.planes * PAIRS * self.config.turns
         for base in range(0, len(items), chunk):
             numbers = range(base, min(base + chunk, len(items)))
             some = [items[i] for i in numbers]
@@ -315,8 +318,16 @@ class Attention(Blocks):
         entries = {key: self.plan.acts[key].take(len(outputs)) for key in self.planes}
         acts = {key: [Act(0, 0, 0)] * len(outputs) for key in self.planes}
         mixed: dict[tuple[int, int, int], tuple[Acc, Acc]] = {}
+        known: list[dict[PlaneKey, dict[tuple[int, int], Act]]] = []
+        heads = sum(len(pack.slots) for pack in packs)
+        if self.config.turns > 1 and self.tiles * heads <= self.config.act_entries:
+            # Where the VXM is slow: stencils of one shape, one right behind the other.
+            known = [
+                self._weights(self._value_keys(p), pack.slots, range(self.tiles), scores, tops)
+                for p, pack in enumerate(packs)
+            ]
         for pack in range(len(packs)):
-            mixed |= self._mix_pack(layer, pack, scores, tops)
+            mixed |= self._mix_pack(layer, pack, scores, tops, known[pack] if known else None)
         for key in self.planes:
             items = [
                 i
@@ -327,15 +338,25 @@ class Attention(Blocks):
                 self._normalise(layer, [outputs[i] for i in items], items, mixed, entries, acts)
         return acts
 
+    def _value_keys(self, pack: int) -> list[PlaneKey]:
+        """Return the planes that hold a pack's values."""
+        parts = range(len(self.image.value_packs[pack].values))
+        return sorted({self.image.value_plane(pack, part) for part in parts})
+
     def _mix_pack(
-        self, layer: int, pack: int, scores: dict[tuple[int, int], Vec], tops: dict[int, Vec]
+        self,
+        layer: int,
+        pack: int,
+        scores: dict[tuple[int, int], Vec],
+        tops: dict[int, Vec],
+        known: dict[PlaneKey, dict[tuple[int, int], Act]] | None,
     ) -> dict[tuple[int, int, int], tuple[Acc, Acc]]:
         """Return (mixed values, sum of weights) by (pack, member, part)."""
         found = self.image.value_packs[pack]
         parts = range(len(found.values))
         members = range(len(found.outputs))
         plane_of = {part: self.image.value_plane(pack, part) for part in parts}
-        keys = sorted(set(plane_of.values()))
+        keys = self._value_keys(pack)
         sums = {key: Sums() for key in keys}
         out_entry = {
             (part, member): self.plan.accs[plane_of[part]].take(1)[0]
@@ -346,10 +367,10 @@ class Attention(Blocks):
             (key, member): self.plan.accs[key].take(1)[0] for key in keys for member in members
         }
         room = self.config.act_entries // 2
-        chunk = max(1, room // len(found.slots))
+        chunk = self.tiles if known else max(1, room // len(found.slots))
         for base in range(0, self.tiles, chunk):
             tiles = range(base, min(base + chunk, self.tiles))
-            weights = self._weights(keys, found.slots, tiles, scores, tops)
+            weights = known or self._weights(keys, found.slots, tiles, scores, tops)
             for key in keys:
                 steps = []
                 for tile in tiles:

@@ -167,7 +167,11 @@ class Decode(Blocks):
     def _logits(self, outs: range, accs: dict[int, Acc], state: State) -> Vec:
         """Scale and store logits vectors, which lie in one set; return their maximum."""
         places = [self.image.logits[out] for out in outs]
-        stencil = Stencil(self.config, spaced([accs[out].ready for out in outs]))
+        # Irregular items leave no room for others where two lanes take turns.
+        ready = [accs[out].ready for out in outs]
+        stencil = Stencil(
+            self.config, spaced(ready) if self.config.turns == 1 else range(len(outs))
+        )
         store, kept = Store(places[0].side, at=places), Store(WEST)
         scales = self.scales("head", outs)
         scales.side = EAST  # 1 / rms comes from the west, again and again: short code

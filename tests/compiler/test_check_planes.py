@@ -80,7 +80,7 @@ def test_product_needs_its_tile():
     broken(bench, r"MXM_E0.abc cycle 22.*abc weights: expected value 51, found value 50")
 
 
-@pytest.mark.parametrize(("passed", "ok"), [(0, True), (1, False), (2, False), (3, True)])
+@pytest.mark.parametrize(("passed", "ok"), [(0, True), (1, False), (2, True)])
 def test_array_must_not_change_while_it_multiplies(passed, ok):
     bench = narrow()
     cycle = 13 + weights_at(bench.config) - 1 + passed
@@ -90,12 +90,12 @@ def test_array_must_not_change_while_it_multiplies(passed, ok):
     else:
         broken(
             bench,
-            r"MXM_E0.abc cycle 13.*expected value 50 for 3 cycles, found them changed by "
+            r"MXM_E0.abc cycle 13.*expected value 50 for 2 cycles, found them changed by "
             rf"MXM_E0.iw cycle {cycle}",
         )
 
 
-@pytest.mark.parametrize(("distance", "ok"), [(1, False), (2, False), (3, True)])
+@pytest.mark.parametrize(("distance", "ok"), [(1, False), (2, True)])
 def test_products_keep_their_distance(distance, ok):
     bench = narrow()
     bench.put("MXM_E0.abc", 13 + distance, abc(acc=5), (ACTIVATION, TILE, -1, NEXT))
@@ -104,7 +104,7 @@ def test_products_keep_their_distance(distance, ok):
     else:
         broken(
             bench,
-            rf"MXM_E0.abc cycle {13 + distance}.*expected 3 cycles after the one before, found "
+            rf"MXM_E0.abc cycle {13 + distance}.*expected 2 cycles after the one before, found "
             r"MXM_E0.abc cycle 13",
         )
 

@@ -66,6 +66,24 @@ def _english(count: int) -> Sequence[str]:
     return stories(count, 7)
 
 
+def test_activations_in_digits_follow_the_float_reference() -> None:
+    # Units of 2^-17 instead of 2^-24, see ``isa.mxm.fraction_bits``.
+    models = {preset: loaded(preset=preset, context=256) for preset in ("small", "nano")}
+    tokenizer = tokenizer_of(models["small"])
+    assert tokenizer is not None
+    reference = Reference(load_checkpoint(STORY_FOLDER))
+    texts = [tokenizer.encode(text).ids[:256] for text in _english(8)]
+    losses = {
+        preset: np.concatenate([nll(TensorEngine(model).model.logits(ids), ids) for ids in texts])
+        for preset, model in models.items()
+    }
+    wanted = np.concatenate([nll(reference.logits(ids), ids) for ids in texts])
+    ratios = {preset: np.exp(loss.mean() - wanted.mean()) for preset, loss in losses.items()}
+    print(len(wanted), "tokens", ratios)
+    assert abs(ratios["nano"] - 1) <= 0.01, ratios
+    assert abs(ratios["nano"] - ratios["small"]) <= 0.002, ratios
+
+
 @dataclass(frozen=True)
 class SmolLM2:
     """The model as the machine has it, its tokenizer, and the float model of the same file."""
