@@ -131,7 +131,10 @@ class Decode(Blocks):
                 items: range = items,
             ) -> Node:
                 emitted = Emitted([accs[i] for i in items])
-                product = stencil.op("fmul", emitted, self.scales(f"{prefix}.{name}", items))
+                scales = self.scales(f"{prefix}.{name}", items)
+                if self.config.wide:  # 1 / rms comes from the west, where weights are read too
+                    scales.side = EAST
+                product = stencil.op("fmul", emitted, scales)
                 return stencil.op("fmul", product, r)
 
             g, u = scaled("gate", gate), scaled("up", up)
