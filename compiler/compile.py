@@ -211,16 +211,17 @@ def _improved(
         learned.periods = {key: (low[key] + high[key]) // 2 for key in low if high[key] > low[key]}
         if not learned.periods:
             break
+        reached: dict[int, int] = {}
         with contextlib.suppress(UserError):
             tried = _scheduled(model, progress, learned, reserve, prefill=prefill)
-            for context, period in learned.periods.items():
-                reached = tried.layers()[context].period
-                if reached <= period:
-                    high[context] = reached
-                else:
-                    low[context] = period + 1
+            reached = {context: block.period for context, block in tried.layers().items()}
             if tried.cycles < found.cycles and _longest(tried.schedules, model.config)[0] <= 1:
                 found = tried
+        for context, period in learned.periods.items():
+            if reached.get(context, period + 1) <= period:
+                high[context] = reached[context]
+            else:
+                low[context] = period + 1
     return found
 
 

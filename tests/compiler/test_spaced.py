@@ -1,0 +1,64 @@
+"""Stencils where ALUs are few: items as close as units allow, one stencil behind the other."""
+
+import itertools
+
+import pytest
+
+from waterclock.compiler.fit import fit
+from waterclock.compiler.memory import Memory
+from waterclock.compiler.plan import Learned, Plan
+from waterclock.compiler.spaced import least_spacing
+from waterclock.compiler.stencil import ONE, Imm, Stencil
+from waterclock.isa.config import load_config
+
+NANO = load_config("nano")
+ITEMS = 6
+
+
+def chain(*mnemonics: str) -> Stencil:
+    """Return a stencil of operations of one operand, one after the other."""
+    stencil = Stencil(NANO, range(ITEMS))
+    value = stencil.op("mov", Imm(ONE))
+    for mnemonic in mnemonics:
+        value = stencil.op(mnemonic, value, *([Imm(ONE)] if mnemonic.startswith("fmul") else []))
+    return stencil
+
+
+def plan_of(learned: Learned | None = None) -> Plan:
+    plan = Plan(NANO, Memory(NANO), 64, learned=learned)
+    plan.serve("test")
+    return plan
+
+
+@pytest.mark.parametrize(
+    "mnemonics", [("exp2", "recip"), ("fmul", "exp2", "recip"), ("exp2", "recip") * 3]
+)
+def test_items_are_as_close_as_one_unit_allows_and_stencils_have_no_gap(mnemonics) -> None:
+    plan, stencils = plan_of(), [chain(*mnemonics) for _ in range(3)]
+    starts = [fit(plan, stencil) for stencil in stencils]
+    spacing = stencils[0].nodes[0].offsets[1]
+    assert spacing == least_spacing(NANO, chain(*mnemonics)) == NANO.turns * len(mnemonics)
+    assert {b - a for a, b in itertools.pairwise(starts)} == {ITEMS * spacing}
+
+
+def test_what_was_found_once_is_tried_first() -> None:
+    learned = Learned()
+    first, second = chain("exp2", "recip"), chain("exp2", "recip")
+    fit(plan_of(learned), first)
+    ((shape, found),) = learned.spacings.items()
+    assert shape == second.shape() != chain("recip", "exp2").shape()
+    learned.spacings[shape] = (found[0] + 3, found[1])
+    fit(plan_of(learned), second)
+    assert second.nodes[0].offsets[1] == found[0] + 3
+
+
+def test_what_a_block_begins_with_is_kept_free_a_period_later() -> None:
+    plan = plan_of(Learned(periods={64: 10}))
+    plan.open_block(2)
+    beginning = plan.trial()
+    assert beginning.claim(("queue",), 0b11 << 5)
+    beginning.commit()
+    plan.keep_free()
+    assert [cycle for cycle in range(20) if not plan.trial().free(("queue",), 1 << cycle)] == [
+        5, 6, 15, 16,
+    ]  # fmt: skip
