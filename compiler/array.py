@@ -6,6 +6,7 @@ used once takes a new tile every ``vector / load_streams`` cycles: the rate of t
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from waterclock.compiler.fabric import Trial, mask_of
@@ -18,6 +19,7 @@ from waterclock.isa.streams import stream
 
 TRIES = 20000
 MOST = 1024  #: steps that are tried at once
+GAPS = (0, 1, 2)  #: cycles that the vectors of a tile make way for other reads
 
 PlaneKey = tuple[Hemisphere, int]
 
@@ -98,11 +100,14 @@ def _run_burst(plan: Plan, key: PlaneKey, steps: Sequence[Step], sums: Sums, ear
             _issue(plan, key, steps[:count], first, pace, trial, sums, maps)
             return count
         count //= 2
-    for start in range(first, first + TRIES):
+    gaps = GAPS if config.wide and not steps[0].tile.map else (0,)
+    for start, gap in itertools.product(range(first, first + TRIES), gaps):
+        if gap and start - gap < _room(plan, key):
+            continue
         trial = plan.trial()
-        maps = _claim(plan, key, steps[:1], start, pace, trial)
+        maps = _claim(plan, key, steps[:1], start, pace, trial, gap)
         if maps is not None:
-            _issue(plan, key, steps[:1], start, pace, trial, sums, maps)
+            _issue(plan, key, steps[:1], start, pace, trial, sums, maps, gap)
             return 1
     raise NoFitError(f"{plan.operations[plan.operation]}: no room for a tile of weights")
 
@@ -129,16 +134,20 @@ def _follows(
 
 def _bound(plan: Plan, key: PlaneKey, step: Step, earliest: int) -> int:
     """Return the first cycle in which the first ABC of a step may be issued."""
-    config = plan.config
-    # IW comes as late after the first ABC as it may, and the last LW one cycle before IW.
-    late = mxm.weights_at(config) - 1
-    loads = config.vector // config.load_streams
     return max(
         earliest,
         _ready(plan, key, step),
-        plan.last_abc[key] + config.digits,
-        plan.installed[key] + loads - late,
+        plan.last_abc[key] + plan.config.digits,
+        _room(plan, key),
     )
+
+
+def _room(plan: Plan, key: PlaneKey) -> int:
+    """Return the first cycle of an ABC whose tile finds the buffer empty."""
+    config = plan.config
+    # IW comes as late after the first ABC as it may, and the last LW one cycle before IW.
+    late = mxm.weights_at(config) - 1
+    return plan.installed[key] + config.vector // config.load_streams - late
 
 
 def _ready(plan: Plan, key: PlaneKey, step: Step) -> int:
@@ -156,10 +165,17 @@ def _ready(plan: Plan, key: PlaneKey, step: Step) -> int:
 
 
 def _claim(
-    plan: Plan, key: PlaneKey, steps: Sequence[Step], start: int, pace: int, trial: Trial
+    plan: Plan,
+    key: PlaneKey,
+    steps: Sequence[Step],
+    start: int,
+    pace: int,
+    trial: Trial,
+    gap: int = 0,
 ) -> dict[int, int] | None:
     """Claim the reads and streams of steps whose first ABC is issued in ``start``.
 
+    The first vectors of a tile come ``gap`` cycles before they would have to.
     Returns the streams of a tile's maps by the cycle, None if something is taken.
     """
     config, (side, plane) = plan.config, key
@@ -169,6 +185,7 @@ def _claim(
     column = mxm_column(config, side)
     begin = start + late - loads
     times = [begin + i * pace + j for i in range(len(steps)) for j in range(loads)]
+    times[0] -= gap
     rows = [step.tile.row + j for step in steps for j in range(loads)]
     again = max((plan.repetitions - 1) * tile.stride, tile.count)
     mask = mask_of(times)
@@ -232,6 +249,7 @@ def _issue(
     trial: Trial,
     sums: Sums,
     maps: dict[int, int],
+    gap: int = 0,
 ) -> None:
     """Issue steps that were claimed, see ``_claim``."""
     config, (side, plane) = plan.config, key
@@ -242,19 +260,24 @@ def _issue(
     slices = first.slices or plan.memory.plane_slices(plane)
     column = mxm_column(config, side)
     code = stream(side.outward, plane * config.load_streams)
-    runs = [steps] if pace == loads else [[step] for step in steps]
-    for number, run in enumerate(runs):
-        begin, count = start + late - loads + number * pace, len(run) * loads
-        row = first.row + number * loads
-        if first.map is not None:
-            _gather(plan, side, first, code, maps)
+    begin = start + late - loads
+    if gap:
+        runs = [(begin - gap, 1, 0), (begin + 1, loads - 1, 1)]
+    elif pace == loads:
+        runs = [(begin, len(steps) * loads, 0)]
+    else:
+        runs = [(begin + i * pace, loads, i * loads) for i in range(len(steps))]
+    tiles = [(step.tile.value,) for step in steps for _ in range(loads)]
+    if first.map is not None:
+        _gather(plan, side, first, code, maps)
+    for cycle, count, skip in runs:
         for offset, index in enumerate(slices if first.map is None else ()):
             early = abs(column - mem_column(config, side, index)) + mem.read_latency(config)
-            read = mem.Read(addr=row, dst=code + offset)
-            plan.issue("mem_read", side, index, begin - early, read, (-1,), first.stride, count, 1)
-        tiles = [(step.tile.value,) for step in run for _ in range(loads)]
-        lw = mxm.LW(row=0, src=code, order=first.order)
-        plan.issue("mxm_lw", side, plane, begin, lw, tiles, 0, count, config.load_streams)
+            read = mem.Read(addr=first.row + skip, dst=code + offset)
+            plan.issue("mem_read", side, index, cycle - early, read, (-1,), first.stride, count, 1)
+        lw = mxm.LW(row=skip % loads * config.load_streams, src=code, order=first.order)
+        some = tiles[skip : skip + count]
+        plan.issue("mxm_lw", side, plane, cycle, lw, some, 0, count, config.load_streams)
     for number, step in enumerate(steps):
         cycle = start + number * pace
         plan.issue("mxm_iw", side, plane, cycle + late, mxm.IW())
