@@ -48,6 +48,26 @@ class State:
             found += [Renamed(a.value, b.value, b.ready) for a, b in pairs]
         return found
 
+    def not_before(self, ready: Sequence[int]) -> "State":
+        """Return the state as if its parts, in the order above, were ready no earlier."""
+        if not ready:
+            return self
+        rest = iter(ready)
+
+        def moved(vec: Vec) -> Vec:
+            cycle = next(rest)
+            return Vec(
+                vec.value,
+                [dataclasses.replace(p, ready=max(p.ready, cycle)) for p in vec.places],
+            )
+
+        x, r = [moved(vec) for vec in self.x], moved(self.r)
+        acts = {
+            key: [dataclasses.replace(act, ready=max(act.ready, next(rest))) for act in found]
+            for key, found in self.acts.items()
+        }
+        return State(x, acts, r)
+
     def later(self, cycles: int, numbers: int) -> "State":
         """Return the state of a later repetition."""
 

@@ -23,6 +23,7 @@ from waterclock.isa.floorplan import Queue, queues
 from waterclock.isa.program import Port, Program, QuantisedModel, Schedule
 
 PERIODS = 4  #: distances of layers that are tried
+CLOSER = 8  #: cycles by which each is less than the one before
 ROOMS = (0, 8)  #: rows beside those that constants took at first that are tried
 FIRST_BUCKET = 64  #: positions of the smallest context bucket
 #: Channels of a model up to which weights hold the gains of norms: all of its time is latency.
@@ -204,24 +205,16 @@ def _improved(
         reserve = {key: count + more for key, count in found.image.memory.used.items()}
         with contextlib.suppress(UserError):
             found = _scheduled(model, progress, learned, reserve, prefill=prefill)
-    # The least periods that might do, and the largest that are known to.
-    low = {context: block.earliest for context, block in found.layers().items()}
-    high = {context: block.period for context, block in found.layers().items()}
-    for _ in range(PERIODS):
-        learned.periods = {key: (low[key] + high[key]) // 2 for key in low if high[key] > low[key]}
-        if not learned.periods:
-            break
-        reached: dict[int, int] = {}
+    # Layers as close as their values alone would allow, and closer: they may move in a layer, too.
+    least = {context: block.earliest for context, block in found.layers().items()}
+    for number in range(PERIODS):
+        learned.periods = {context: cycles - number * CLOSER for context, cycles in least.items()}
+        ends = dict(learned.ends)
         with contextlib.suppress(UserError):
             tried = _scheduled(model, progress, learned, reserve, prefill=prefill)
-            reached = {context: block.period for context, block in tried.layers().items()}
             if tried.cycles < found.cycles and _longest(tried.schedules, model.config)[0] <= 1:
-                found = tried
-        for context, period in learned.periods.items():
-            if reached.get(context, period + 1) <= period:
-                high[context] = reached[context]
-            else:
-                low[context] = period + 1
+                found, ends = tried, learned.ends
+        learned.ends = ends
     return found
 
 

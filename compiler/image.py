@@ -109,7 +109,8 @@ class Image:
                 vec.places.append(Place(side, slices, row, 0))
             self.mailbox[name] = vec
         sets = memory.sets[-len(self.planes) :]  # far from where operands are read
-        share = -(-len(self.words) // len(sets))
+        # Where lanes take turns a group of logits is gathered, so they lie in one set.
+        share = -(-len(self.words) // (len(sets) if config.turns == 1 else 1))
         self.logits: list[Place] = []  #: as many in a row as fit lie in one set
         for side, number in sets[: -(-len(self.words) // share)]:
             count = min(share, len(self.words) - len(self.logits))

@@ -78,8 +78,10 @@ class Block:
     values: int = 0  #: numbers that a repetition makes
     #: Value numbers of the inputs, and of the outputs that take their place the next time.
     renamed: dict[int, int] = dataclasses.field(default_factory=dict)
-    #: What is kept free for the next time.
+    #: What is kept free: at first for the end of the time before, then for the next time.
     kept: dict[Key, int] = dataclasses.field(default_factory=dict)
+    end_begin: int = 0  #: cycle in which all that its end needs is there
+    taken_before_end: dict[Key, int] = dataclasses.field(default_factory=dict)
     earliest: int = 0  #: the period that values alone would allow
 
 
@@ -110,17 +112,28 @@ class Ring:
         return entries
 
 
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How a block ended: what its end took from when on, and when each output was ready."""
+
+    begin: int
+    taken: dict[Key, int]
+    ready: list[int]
+
+
 @dataclasses.dataclass
 class Learned:
     """What scheduling a model once tells the next try.
 
     ``spacings`` has for the shape of a stencil how far its items are apart, and the number of the
     attempt that found how. ``periods`` has for a context how far repetitions of a block may be
-    apart: what the first one begins with is kept free for the second from then on.
+    apart: what the first one begins with is kept free for the second from then on, and before
+    that what its end took, as ``ends`` tells, for the end of the one before.
     """
 
     spacings: dict[object, tuple[int, int]] = dataclasses.field(default_factory=dict)
     periods: dict[int, int] = dataclasses.field(default_factory=dict)
+    ends: dict[int, End] = dataclasses.field(default_factory=dict)
 
 
 class Plan:
@@ -217,18 +230,52 @@ class Plan:
         first = min(issue.cycle for issue in issues)
         return max(issue.cycle + issue.count for issue in issues) - first
 
-    def keep_free(self) -> None:
-        """Keep free what the open block took so far, a period later, if one was learned."""
-        period = self.learned.periods.get(self.context, 0)
-        if not period:
-            return
+    def expected(self) -> list[int]:
+        """Return when the outputs of the block before the open one would be ready, if learned.
+
+        What the end of that block would take is kept free until ``end_block``.
+        """
+        period, end = self.learned.periods.get(self.context), self.learned.ends.get(self.context)
+        if not period or not end:
+            return []
+        self._keep({key: mask >> period for key, mask in end.taken.items()})
+        return [ready - period for ready in end.ready]
+
+    def end_block(self, begin: int) -> None:
+        """Begin the end of the open block, which happens while the next one begins.
+
+        All that it needs is there in cycle ``begin``. What the block took so far is kept free a
+        period later, if one was learned, and as much more as this end comes later than the last.
+        """
+        block = self.block
+        assert block is not None
+        self._free()
+        block.end_begin = begin
+        block.taken_before_end = dict(self.fabric.taken)
+        period, learned = (
+            self.learned.periods.get(self.context),
+            self.learned.ends.get(self.context),
+        )
+        if period and learned:
+            period += begin - learned.begin
+            taken = self.fabric.taken.items()
+            self._keep({k: (mask & ~block.taken.get(k, 0)) << period for k, mask in taken})
+
+    def _keep(self, masks: dict[Key, int]) -> None:
+        """Keep free what is not taken yet."""
         assert self.block is not None
-        for key, mask in self.fabric.taken.items():
-            later = (mask & ~self.block.taken.get(key, 0)) << period & ~mask
-            if later:
-                self.block.kept[key] = later
-        for key, later in self.block.kept.items():
-            self.fabric.taken[key] |= later
+        for key, mask in masks.items():
+            free = mask & ~self.fabric.taken.get(key, 0)
+            if free:
+                self.block.kept[key] = free
+                self.fabric.taken[key] = self.fabric.taken.get(key, 0) | free
+
+    def _free(self) -> None:
+        """Let go of what is kept free."""
+        assert self.block is not None
+        for key, mask in self.block.kept.items():
+            self.fabric.taken[key] &= ~mask
+        self.block.kept.clear()
 
     def close_block(self, outputs: Sequence[Renamed], earliest: int = 0) -> tuple[int, int]:
         """End the block, whose repetitions are ``earliest`` cycles apart or more.
@@ -237,8 +284,11 @@ class Plan:
         """
         block = self.block
         assert block is not None
-        for key, later in block.kept.items():
-            self.fabric.taken[key] &= ~later
+        self._free()
+        before = block.taken_before_end
+        end = {key: mask & ~before.get(key, 0) for key, mask in self.fabric.taken.items()}
+        ready = [output.ready for output in outputs]
+        self.learned.ends = {**self.learned.ends, self.context: End(block.end_begin, end, ready)}
         block.end = {queue: len(found) for queue, found in self.issues.items()}
         block.last_operation, block.last_region = len(self.operations), len(self.regions)
         block.renamed = {output.old: output.new for output in outputs}

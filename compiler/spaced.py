@@ -331,7 +331,7 @@ def least_spacing(config: Config, stencil: Stencil) -> int:
         if node.op.kind == "alu" and len(node.offsets) > 1:
             able = tuple(i for i, found in enumerate(alus) if vxm.FEATURE[node.op] in found)
             busy[able] = busy.get(able, 0) + vxm.busy_cycles(config, node.op)
-    return max(2, *(-(-cycles // len(able)) for able, cycles in busy.items()))
+    return max([2, *(-(-cycles // len(able)) for able, cycles in busy.items())])
 
 
 def solve_spaced(plan: Plan, stencil: Stencil, spacing: int, attempt: int = 0) -> bool:

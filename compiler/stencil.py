@@ -227,13 +227,21 @@ class Stencil:
     def total(self, value: Node) -> Node:
         """Add up fp32 items that come one a turn, in the order of ``vxm.partial_sums``."""
         items, most = len(value.offsets), vxm.partial_sums(self.config)
-        if any(b - a != self.config.turns for a, b in itertools.pairwise(value.offsets)):
-            raise ValueError("items of a sum must come as fast as an adder takes them")
-        if items <= most:
-            parts: list[Node | Pick] = [Pick(value, i) for i in range(items)]
+        if self.config.turns > 1:
+            sums: dict[int, Node | Pick] = {}
+            for i in range(items):
+                found = Pick(value, i)
+                own = sums.pop(i % most, None)
+                sums[i % most] = self.op("fadd", found, own, single=True) if own else found
+            parts = list(sums.values())
         else:
-            running = self.op("fadd", value, Imm(0), ring=most)
-            parts = [Pick(running, items - most + k) for k in range(most)]
+            if any(b - a != self.config.turns for a, b in itertools.pairwise(value.offsets)):
+                raise ValueError("items of a sum must come as fast as an adder takes them")
+            if items <= most:
+                parts = [Pick(value, i) for i in range(items)]
+            else:
+                running = self.op("fadd", value, Imm(0), ring=most)
+                parts = [Pick(running, items - most + k) for k in range(most)]
         while len(parts) > 1:
             pairs = [
                 self.op("fadd", parts[i], parts[i + 1], single=True)

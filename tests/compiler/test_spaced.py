@@ -6,7 +6,7 @@ import pytest
 
 from waterclock.compiler.fit import fit
 from waterclock.compiler.memory import Memory
-from waterclock.compiler.plan import Learned, Plan
+from waterclock.compiler.plan import End, Learned, Plan
 from waterclock.compiler.spaced import least_spacing
 from waterclock.compiler.stencil import ONE, Imm, Stencil
 from waterclock.isa.config import load_config
@@ -52,13 +52,18 @@ def test_what_was_found_once_is_tried_first() -> None:
     assert second.nodes[0].offsets[1] == found[0] + 3
 
 
-def test_what_a_block_begins_with_is_kept_free_a_period_later() -> None:
-    plan = plan_of(Learned(periods={64: 10}))
+def taken(plan: Plan) -> list[int]:
+    return [cycle for cycle in range(30) if not plan.trial().free(("queue",), 1 << cycle)]
+
+
+def test_how_a_block_ended_is_kept_free_where_it_begins_and_its_beginning_where_it_ends() -> None:
+    end = End(begin=50, taken={("queue",): 0b11 << 12}, ready=[14])
+    plan = plan_of(Learned(periods={64: 10}, ends={64: end}))
     plan.open_block(2)
+    assert plan.expected() == [4]
+    assert taken(plan) == [2, 3]
     beginning = plan.trial()
     assert beginning.claim(("queue",), 0b11 << 5)
     beginning.commit()
-    plan.keep_free()
-    assert [cycle for cycle in range(20) if not plan.trial().free(("queue",), 1 << cycle)] == [
-        5, 6, 15, 16,
-    ]  # fmt: skip
+    plan.end_block(53)  # three cycles later than it was
+    assert taken(plan) == [5, 6, 18, 19]
