@@ -2,14 +2,15 @@
 
 Keys are scattered to the plane that holds their tile of positions, values to the plane that holds
 their vector; rows and slices come from maps that are looked up by position, so the schedule is
-the same for every token. Cache entries are 16-bit: each tile is multiplied as two byte planes
-into the same accumulators, which stays exact.
+the same for every token. Of 16-bit cache entries each tile is multiplied as two byte planes
+into the same accumulators, which stays exact; of 8-bit entries there is one.
 """
 
 import numpy as np
 
 from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
 from waterclock.compiler.blocks import EAST, WEST, Blocks, State
+from waterclock.compiler.cache_maps import CacheMaps
 from waterclock.compiler.fit import fit
 from waterclock.compiler.image import Cache, Image, PlaneKey
 from waterclock.compiler.layout import HeadSlot
@@ -34,7 +35,8 @@ from waterclock.isa.mxm import Order, Weight, Window
 
 MASKED = -1e30  #: score of a position that is not there yet
 PAIRS = 2  #: pairs of query vectors a plane after which projections go on into the rotation
-DIGITS = ((1, Weight.HIGH), (0, Weight.LOW))  #: region of a byte plane, and how it counts
+#: Regions of the byte planes of a cache entry, and how each counts, by its bits.
+DIGITS = {16: ((1, Weight.HIGH), (0, Weight.LOW)), 8: ((0, Weight.I8),)}
 
 
 class Attention(Blocks):
@@ -42,6 +44,8 @@ class Attention(Blocks):
 
     def __init__(self, plan: Plan, image: Image):
         super().__init__(plan, image)
+        self.digits = DIGITS[self.model["cache_bits"]]
+        self.rounding = "f32_to_i32" if len(self.digits) > 1 else "f32_to_i8"
         self.tiles = -(-plan.context // self.config.vector)
         position = image.mailbox["position"]
         self.rotary = {
@@ -49,14 +53,7 @@ class Attention(Blocks):
             "sin": self.gathered(image.rotary["sin"], position, EAST),
         }
         self.rotary["-sin"] = [self._negated(vec) for vec in self.rotary["sin"]]
-        # What one Scatter after the other needs at once lies in different sets.
-        self.key_maps = {
-            key: self.gathered(tables, position, key[0], 2 + key[1] * len(tables))
-            for key, tables in image.key_maps.items()
-        }
-        self.value_maps = {
-            side: self.gathered(tables, position, side) for side, tables in image.value_maps.items()
-        }
+        self.maps = CacheMaps(plan, image)
         self.masks = self._masks(position)
 
     def _negated(self, vec: Vec) -> Vec:
@@ -146,16 +143,17 @@ class Attention(Blocks):
             some = [(pair, *where[pair]) for pair in range(base, min(base + chunk, len(where)))]
             halves = [(*pair, part) for pair in some for part in (0, 1)]
             # Low and high byte go to the same slices: one cycle after the other.
-            stencil = Stencil(self.config, range(0, 2 * len(halves), 2))
+            bytes_each = len(self.digits)
+            stencil = Stencil(self.config, range(0, bytes_each * len(halves), bytes_each))
             items = [(pair, part, index) for pair, _, index, part in halves]
-            low = stencil.op("f32_to_i32", self._rotated(stencil, name, items, accs, state))
+            low = stencil.op(self.rounding, self._rotated(stencil, name, items, accs, state))
             spreads: list[tuple[PlaneKey, Spread]] = []
             for side in Hemisphere:
                 node = low if side is WEST else stencil.op("mov", low)
-                for byte in (0, 1):
+                for byte in range(bytes_each):
                     if byte:
                         node = stencil.op("mov", node)
-                    for key, maps in self.key_maps.items():
+                    for key, maps in self.maps.keys.items():
                         if key[0] is side:
                             regions = [
                                 [self.image.keys[layer, pack, index, part].regions[key][byte]]
@@ -212,11 +210,13 @@ class Attention(Blocks):
             normal = self._biased(stencil, name, [out], accs, state)
             if not self.model["biased"]:
                 normal = stencil.op("fmul", normal, self._norms(state, 1))
-            maps = self.value_maps[key[0]]
-            low, high = (Spread(key[0], [[region]], maps) for region in regions)
-            stencil.op("mov", stencil.op("f32_to_i32", normal, sinks=[low]), sinks=[high])
+            maps = self.maps.values[key[0]]
+            low, *high = (Spread(key[0], [[region]], maps) for region in regions)
+            node = stencil.op(self.rounding, normal, sinks=[low])
+            if high:
+                stencil.op("mov", node, sinks=high)
             fit(self.plan, stencil)
-            self.value_ready[pack, part] = max(low.ready, high.ready)
+            self.value_ready[pack, part] = max(sink.ready for sink in (low, *high))
 
     # Scores and softmax.
 
@@ -275,7 +275,7 @@ class Attention(Blocks):
             for pair in range(len(pack.keys)):
                 for part in (0, 1):
                     cache: Cache = self.image.keys[layer, number, pair, part]
-                    for byte, weight in DIGITS:
+                    for byte, weight in self.digits:
                         region = cache.regions[key][byte]
                         weights = Tile(
                             region.first + local,
@@ -459,7 +459,7 @@ class Attention(Blocks):
         regions = next(iter(cache.regions.values()))
         slots = self.image.value_packs[pack].slots
         steps = []
-        for byte, weight in DIGITS:
+        for byte, weight in self.digits:
             region = regions[byte]
             row = region.base + tile * self.image.loads
             ready = self.value_ready[pack, part]

@@ -48,6 +48,7 @@ def quantised_model(
     tokenizer: str | None = None,
     chat_template: str | None = None,
     moments: Mapping[str, NDArray[np.floating[Any]]] | None = None,
+    cache_bits: int = 16,
 ) -> QuantisedModel:
     """Return the machine's numbers for a model: all that its results depend on.
 
@@ -61,6 +62,8 @@ def quantised_model(
         Jinja template of conversations.
     moments : mapping, optional
         See ``quantise``.
+    cache_bits : int
+        Bits of the integers of the cache, 16 or 8.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def quantised_model(
             "for an embedding beside them: use a model with tied embeddings"
         )
     fold = config.wide or checkpoint.hidden <= FOLDED
-    quantised = quantise(checkpoint, moments, fold=fold, share=config.wide)
+    quantised = quantise(checkpoint, moments, fold=fold, share=config.wide, cache_bits=cache_bits)
     model = QuantisedModel(
         name=checkpoint.name,
         config=config,
@@ -141,22 +144,11 @@ def schedule_model(
     UserError
         When the model does not fit the chip, or is wanted in blocks that cannot be.
     """
-    config = model.config
-    learned = Learned()
-    found = _scheduled(model, progress, learned, prefill=prefill)
-    if config.wide:
-        found = _improved(model, progress, learned, found, prefill=prefill)
-    image, rows, schedules = found.image, found.rows, found.schedules
-    over, queue, words = _longest(schedules, config)
-    if over > 1:
-        less = "leave out --prefill" if rows else "use a smaller --context"
-        raise UserError(
-            f"{model.name}: the instructions of {queue.name} need {words} words, preset "
-            f"{config.name} has {config.words_of(queue.kind)}: {less}"
-        )
+    found = _fitting(model, progress, prefill=prefill)
+    image, rows = found.image, found.rows
     return Program(
         **vars(model),
-        schedules=tuple(schedules),
+        schedules=tuple(found.schedules),
         memory=image.memory.image,
         extents=np.array(image.memory.extents, np.int64),
         ports={
@@ -164,7 +156,7 @@ def schedule_model(
             "logits": port_of(image.logits, image.shape.vocab),
             **({"tokens": rows.port()} if rows else {}),
         },
-        limit_cycles=-(-image.weight_bytes // config.stream_bytes),
+        limit_cycles=-(-image.weight_bytes // model.config.stream_bytes),
     )
 
 
@@ -187,8 +179,43 @@ class _Scheduled:
         return {plan.context: plan.block for plan in self.plans if plan.block}
 
 
+def _fitting(model: QuantisedModel, progress: Progress | None, *, prefill: bool) -> _Scheduled:
+    """Schedule all buckets, or the largest alone where a small chip has no room for them all."""
+    config, sizes = model.config, buckets(model.model["context"])
+    if config.wide and len(sizes) > 1:
+        with contextlib.suppress(UserError):
+            return _bucketed(model, sizes, progress, prefill=prefill)
+        sizes = sizes[-1:]
+    return _bucketed(model, sizes, progress, prefill=prefill)
+
+
+def _bucketed(
+    model: QuantisedModel, sizes: Sequence[int], progress: Progress | None, *, prefill: bool
+) -> _Scheduled:
+    """Schedule some buckets.
+
+    Raises
+    ------
+    UserError
+        When anything does not fit: memory, units, instructions.
+    """
+    config, learned = model.config, Learned()
+    found = _scheduled(model, sizes, progress, learned, prefill=prefill)
+    if config.wide:
+        found = _improved(model, sizes, progress, learned, found, prefill=prefill)
+    over, queue, words = _longest(found.schedules, config)
+    if over > 1:
+        less = "leave out --prefill" if found.rows else "use a smaller --context"
+        raise UserError(
+            f"{model.name}: the instructions of {queue.name} need {words} words, preset "
+            f"{config.name} has {config.words_of(queue.kind)}: {less}"
+        )
+    return found
+
+
 def _improved(
     model: QuantisedModel,
+    sizes: Sequence[int],
     progress: Progress | None,
     learned: Learned,
     found: _Scheduled,
@@ -204,14 +231,14 @@ def _improved(
         # Constants among the weights of their layers move as these do: queues of MEM can loop.
         reserve = {key: count + more for key, count in found.image.memory.used.items()}
         with contextlib.suppress(UserError):
-            found = _scheduled(model, progress, learned, reserve, prefill=prefill)
+            found = _scheduled(model, sizes, progress, learned, reserve, prefill=prefill)
     # Layers as close as their values alone would allow, and closer: they may move in a layer, too.
     least = {context: block.earliest for context, block in found.layers().items()}
     for number in range(PERIODS):
         learned.periods = {context: cycles - number * CLOSER for context, cycles in least.items()}
         ends = dict(learned.ends)
         with contextlib.suppress(UserError):
-            tried = _scheduled(model, progress, learned, reserve, prefill=prefill)
+            tried = _scheduled(model, sizes, progress, learned, reserve, prefill=prefill)
             if tried.cycles < found.cycles and _longest(tried.schedules, model.config)[0] <= 1:
                 found, ends = tried, learned.ends
         learned.ends = ends
@@ -220,6 +247,7 @@ def _improved(
 
 def _scheduled(
     model: QuantisedModel,
+    contexts: Sequence[int],
     progress: Progress | None,
     learned: Learned,
     reserve: Mapping[SetKey, int] | None = None,
@@ -233,7 +261,7 @@ def _scheduled(
     rows = _rows(image, context, model.name) if prefill else None
     _must_fit(image, model.name, prefill=prefill)
     plans = []
-    sizes = [(size, 1) for size in buckets(context)]
+    sizes = [(size, 1) for size in contexts]
     if rows:
         sizes += [(size, rows.size) for size, _ in sizes if size >= rows.size]
     for done, (size, positions) in enumerate(sizes):
@@ -245,7 +273,7 @@ def _scheduled(
         except NoFitError as error:
             raise UserError(
                 f"{model.name}: cannot be scheduled on preset {config.name}: {error}; "
-                "a preset with more ALUs, sets of data slices or MXM entries would do"
+                "a preset with more ALUs, rows, sets of data slices or MXM entries would do"
             ) from None
         _must_fit(image, model.name)
         plans.append(plan)
@@ -260,6 +288,10 @@ def _rows(image: Image, context: int, name: str) -> Rows:
     if image.quantised.model["biased"]:
         raise UserError(
             f"prefill: {name} has biases of queries, keys and values, which blocks do not know"
+        )
+    if image.quantised.model["cache_bits"] != 16:
+        raise UserError(
+            f"prefill: the cache of {name} has 8 bits, expected 16, the only ones that blocks know"
         )
     size = block_size(config, context)
     if not size:

@@ -9,12 +9,14 @@ from waterclock.compiler.fit_sources import route_source
 from waterclock.compiler.plan import NoFitError, Plan, first_cycle
 from waterclock.compiler.spaced import cut, least_spacing, solve_spaced
 from waterclock.compiler.stencil import (
+    Activate,
     Constant,
     Emitted,
     Gathered,
     Node,
     Spread,
     Stencil,
+    Store,
     Stored,
 )
 from waterclock.isa import mem, mxm, vxm
@@ -40,6 +42,7 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
     NoFitError
         When no start is possible.
     """
+    _expect_rows(plan, stencil)
     stencil.solve()
     if not _fits_alone(plan, stencil):
         rest = cut(stencil)
@@ -83,6 +86,34 @@ def _space(plan: Plan, stencil: Stencil) -> None:
     raise _no_fit(plan, stencil)
 
 
+def _expect_rows(plan: Plan, stencil: Stencil) -> None:
+    """Raise ``NoFitError`` where no start and no order of nodes would help: MEM is full."""
+    memory = plan.memory
+
+    def has_room(side: Hemisphere | None, rows: int, layers: int) -> bool:
+        for where, number in memory.sets:
+            slices, top = memory.slices_of(number), memory.top(where, number)
+            low = max(memory.next_row[where, index] for index in slices)
+            taken = top.take(layers, rows) if layers else (top, [])
+            high = taken[0].row if taken else -1
+            if side in (None, where) and memory.has_room(
+                where, slices, low if layers else low + rows, high
+            ):
+                return True
+        return False
+
+    for node in stencil.nodes:
+        stores = [sink for sink in node.sinks if isinstance(sink, Store) and not sink.at]
+        new = [x for x in node.inputs if isinstance(x, Constant) and not x.vecs]
+        new = [x for x in new if not any(memory.known(*place, x.key) for place in memory.sets)]
+        if all(has_room(sink.side, len(node.offsets), 0) for sink in stores) and all(
+            has_room(x.side, x.data.shape[1], x.data.shape[0]) for x in new
+        ):
+            continue
+        name = plan.operations[plan.operation]
+        raise NoFitError(f"{name}: no rows of MEM are left for {node.op.mnemonic}")
+
+
 def _no_fit(plan: Plan, stencil: Stencil) -> NoFitError:
     names = ", ".join(node.op.mnemonic for node in stencil.nodes)
     return NoFitError(f"{plan.operations[plan.operation]}: no room for {names}")
@@ -98,7 +129,7 @@ def _fits_alone(plan: Plan, stencil: Stencil) -> bool:
 
 
 def _bound(plan: Plan, stencil: Stencil) -> int:
-    """Return a lower bound of the start, from what the operands wait for."""
+    """Return a lower bound of the start, from what operands and activation buffers wait for."""
     config, centre = plan.config, vxm_column(plan.config)
     bound = first_cycle(config)
     read = mem.read_latency(config)
@@ -125,6 +156,13 @@ def _bound(plan: Plan, stencil: Stencil) -> int:
             for vec in sink.maps if isinstance(sink, Spread) else ():
                 ready = max(place.ready for place in vec.places)
                 bound = max(bound, ready + read - node.time - node.latency)
+            if isinstance(sink, Activate):
+                hops = abs(mxm_column(config, sink.side) - centre)
+                free = plan.acts[sink.side, sink.plane].free_from
+                for entry, offset in zip(sink.entries, node.offsets, strict=True):
+                    if entry >= 0:
+                        late = free[entry] - hops - node.latency
+                        bound = max(bound, late - node.time - offset)
     return bound
 
 

@@ -40,9 +40,9 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """One vector of the cache: its two byte planes on each plane that holds some of it."""
+    """One vector of the cache: its byte planes on each plane that holds some of it."""
 
-    regions: dict[PlaneKey, tuple[Region, Region]]  #: low and high byte
+    regions: dict[PlaneKey, tuple[Region, ...]]  #: low and high byte, or of 8 bits the only one
 
 
 class Image:
@@ -140,9 +140,10 @@ class Image:
         for key, placed in self.ones.items():
             self.ones[key] = dataclasses.replace(placed, stride=strides[key])
         for cache in (*self.keys.values(), *self.values.values()):
-            for key, pair in cache.regions.items():
-                low, high = (dataclasses.replace(part, stride=strides[key]) for part in pair)
-                cache.regions[key] = low, high
+            for key, parts in cache.regions.items():
+                cache.regions[key] = tuple(
+                    dataclasses.replace(part, stride=strides[key]) for part in parts
+                )
         for (side, number), page in memory.pages.items():
             place = side, memory.slices_of(number)[0]
             stride = memory.next_row[place] - rows[place]
@@ -271,15 +272,15 @@ class Image:
         for key in keys:
             slices = memory.plane_slices(key[1])
             count = tiles[key] * self.loads + 1
-            pair = []
-            for byte in (0, 1):
+            parts = []
+            for byte in range(self.quantised.model["cache_bits"] // 8):
                 base = memory.rows(key[0], slices, count)
                 first = memory.numbers(max(1, tiles[key]))
                 zero = np.zeros((count, config.vector), np.uint8)
                 for index in slices:
                     memory.image[int(key[0]), index, base] = zero
-                pair.append(Region(key[0], slices, base, count, first, byte, self.loads))
-            regions[key] = (pair[0], pair[1])
+                parts.append(Region(key[0], slices, base, count, first, byte, self.loads))
+            regions[key] = tuple(parts)
         return Cache(regions)
 
     def _caches(self, layer: int) -> None:
@@ -340,7 +341,6 @@ class Image:
 
     def _tables(self) -> None:
         """Place what is looked up by token or position."""
-        vector, config = self.config.vector, self.config
         self.embed: list[Table] = []
         if "embed" in self.quantised.tensors:
             self._embedding(self.quantised.tensors["embed"])
@@ -357,12 +357,18 @@ class Image:
                 rows = np.where(dim >= 0, angles[:, np.maximum(dim, 0)], np.float32(0))
                 tables.append(self.table(side, byte_planes(rows.astype(np.float32))))
             self.rotary[name] = tables
+        self.key_maps: dict[PlaneKey, list[Table]] = {}
+        self.value_maps: dict[Hemisphere, list[Table]] = {}
+        if not self.config.wide:  # there memory is short, and maps are computed
+            self._map_tables()
+
+    def _map_tables(self) -> None:
+        """Place the maps of the cache by position, see ``CacheMaps``."""
+        vector, config = self.config.vector, self.config
         lanes, streams = config.lanes, config.load_streams
         position = np.arange(self.context)
         slice_of = position % streams
         block, part = position // vector, position % vector // streams
-        self.key_maps: dict[PlaneKey, list[Table]] = {}
-        self.value_maps: dict[Hemisphere, list[Table]] = {}
 
         def mapped(side: Hemisphere, hit: NDArray[np.bool_], row: NDArray[np.int64],
                    spare: int) -> list[Table]:  # fmt: skip

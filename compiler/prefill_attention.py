@@ -166,7 +166,7 @@ class BlockAttention(BlockWork):
         scaled: Bundle,
         r: Bundle,
         positions: range,
-        targets: dict[PlaneKey, tuple[tuple[Region, Region], dict[int, list[Table]]]],
+        targets: dict[PlaneKey, tuple[tuple[Region, ...], dict[int, list[Table]]]],
     ) -> int:
         """Normalise, round, and scatter each position to one slice of the regions of planes.
 
@@ -248,7 +248,7 @@ class BlockAttention(BlockWork):
             for pair in range(len(pack.keys) if mine else 0):
                 for part in (0, 1):
                     regions = self.image.keys[0, number, pair, part].regions
-                    for byte, weight in DIGITS:
+                    for byte, weight in DIGITS[16]:
                         taps = {}
                         for tile, key in mine.items():
                             region, local = regions[key][byte], tile // width
@@ -321,7 +321,7 @@ class BlockAttention(BlockWork):
         """Let the softmax weights of all heads stream past: plane -> part, None for ones."""
         for number, slot in enumerate(slots):
             for tile, bundle in enumerate(weights[number]):
-                for place, (byte, weight) in enumerate(DIGITS):
+                for place, (byte, weight) in enumerate(DIGITS[16]):
                     fresh = not tile and not place
                     taps = {}
                     for plane, part in parts.items():

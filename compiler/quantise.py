@@ -3,9 +3,10 @@
 Weights are int8 with one fp32 scale for each output channel. Norm gains multiply activations, or
 are folded into the weights that follow them: that saves a multiplication a norm, but large inputs
 of a language model have small gains, and where weights hold these, all weights are rounded to
-coarser steps. The key and value cache holds 16
-bit integers with a fixed step for each channel: a bound of the channel that no input exceeds,
-over 32,700 (rotary pairs share one). The steps are folded into the scales, as is the factor of
+coarser steps. The key and value cache holds 16 bit integers with a fixed step for each channel:
+a bound of the channel that no input exceeds, over 32,700 (rotary pairs share one). One of 8 bits
+takes half of the memory; its steps follow from what the channel is on a text, and what is more
+than four times as large is saturated. The steps are folded into the scales, as is the factor of
 the softmax, so that they cost nothing. The embedding is f16, or shares the head's weights where
 memory is short. Everything else is fp32.
 """
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from waterclock.compiler.checkpoint import Checkpoint
 from waterclock.compiler.rounding import Inputs, quantise_rows
 
-CACHE_RANGE = 32700  #: largest cache integer that the bound of a channel may reach
+#: Largest cache integer that the range of a channel may reach, by the bits of the cache.
+CACHE_RANGE = {16: 32700, 8: 127}
+SIGMAS = 4.0  #: range of a channel of an 8-bit cache, in units of its root mean square
 MARGIN = 1.01  #: activations are rounded to f16 before they are bounded
 
 
@@ -50,6 +53,7 @@ def quantise(
     *,
     fold: bool = False,
     share: bool = False,
+    cache_bits: int = 16,
 ) -> Quantised:
     """Return the machine's numbers for a checkpoint.
 
@@ -63,6 +67,8 @@ def quantise(
         Whether weights hold the gains of norms.
     share : bool
         Whether embedding and head share their weights: needs a tied head, and folded gains.
+    cache_bits : int
+        Bits of the integers of the cache, 16 or 8.
     """
     tensors: dict[str, NDArray[Any]] = {}
     known: tuple[str, list[Inputs | None]] = "", [None]
@@ -99,12 +105,21 @@ def quantise(
     def bounds(name: str, weights: NDArray[np.float64], bias: Any) -> NDArray[np.float64]:
         """Return what the results of a linear map never exceed, before and after rounding."""
         gains = entering.get(name, 1.0)
-        integers, scale = tensors[f"{name}.weight"] * gains, tensors[f"{name}.scale"]
-        norms = np.linalg.norm(integers, axis=1) * scale
+        rounded, scale = tensors[f"{name}.weight"] * gains, tensors[f"{name}.scale"]
+        norms = np.linalg.norm(rounded, axis=1) * scale
         return np.maximum(np.linalg.norm(weights * gains, axis=1), norms) * reach + np.abs(bias)
 
+    def ranges(name: str, inputs: str, weights: NDArray[np.float64], bias: Any) -> Any:
+        """Return the range of results that the cache holds; what exceeds it is saturated."""
+        found = bounds(name, weights, bias)
+        if cache_bits == 16 or not moments:
+            return found
+        scaled = weights * entering.get(name, 1.0)
+        squares = np.einsum("oi,ij,oj->o", scaled, moments[inputs], scaled) + np.square(bias)
+        return np.minimum(found, SIGMAS * np.sqrt(squares))
+
     half = checkpoint.head_dim // 2
-    groups = checkpoint.heads // checkpoint.kv_heads
+    groups, integers = checkpoint.heads // checkpoint.kv_heads, CACHE_RANGE[cache_bits]
     reach = MARGIN * np.sqrt(checkpoint.hidden)  # norm of a normalised activation, at most
     for index in range(checkpoint.layers):
         prefix = f"layers.{index}"
@@ -115,9 +130,9 @@ def quantise(
         biases = {n: source(f"{prefix}.{n}_bias") if checkpoint.biased else 0.0 for n in "qkv"}
 
         linear(f"{prefix}.k", f"{prefix}.attn", keys)
-        bound = bounds(f"{prefix}.k", keys, biases["k"]).reshape(-1, 2, half)
-        pair = np.sqrt((bound**2).sum(axis=1, keepdims=True))
-        step = np.maximum(np.broadcast_to(pair, bound.shape).reshape(-1), 1e-20) / CACHE_RANGE
+        reached = ranges(f"{prefix}.k", f"{prefix}.attn", keys, biases["k"]).reshape(-1, 2, half)
+        pair = np.sqrt((reached**2).sum(axis=1, keepdims=True))
+        step = np.maximum(np.broadcast_to(pair, reached.shape).reshape(-1), 1e-20) / integers
         rescale(f"{prefix}.k", 1.0 / step)
         queries = source(f"{prefix}.q") * norm
         softmax = np.log2(np.e) / np.sqrt(checkpoint.head_dim)
@@ -125,8 +140,8 @@ def quantise(
         linear(f"{prefix}.q", f"{prefix}.attn", queries, by_query * softmax)
 
         linear(f"{prefix}.v", f"{prefix}.v", values)
-        bound = bounds(f"{prefix}.v", values, biases["v"])
-        v_step = np.maximum(bound, 1e-20) / CACHE_RANGE
+        reached = ranges(f"{prefix}.v", f"{prefix}.attn", values, biases["v"])
+        v_step = np.maximum(reached, 1e-20) / integers
         rescale(f"{prefix}.v", 1.0 / v_step)
         tensors[f"{prefix}.v_step"] = v_step.astype(np.float32)
         if checkpoint.biased:
@@ -153,6 +168,7 @@ def quantise(
     model: dict[str, Any] = {name: getattr(checkpoint, name) for name in names}
     model |= {
         "norm_eps": checkpoint.norm_eps,
+        "cache_bits": cache_bits,
         "biased": checkpoint.biased,
         "bos": checkpoint.bos,
         "eos": list(checkpoint.eos),

@@ -24,7 +24,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 MINUS_LOG2E = np.float32(-np.log2(np.e))
 DOUBLE_BITS = 53  #: every integer up to 2^53 is a float64
 DIGIT_BITS = 20  #: the low digit of an activation whose sums do not fit
-I8_MOST, CACHE_MOST = 1 << 7, 1 << 15  #: largest magnitudes of a weight and of a cache entry
+I8_MOST = 1 << 7  #: largest magnitude of a weight
 BLOCK = 1 << 16  #: int8 weights widened at a time: half a megabyte, which caches hold
 POSITIONS = 128  #: positions of a block in ``logits``
 
@@ -212,21 +212,24 @@ class TensorModel:
             values = fp.add(values, self.tensors[f"{prefix}.v.bias"])
         values = values.reshape(n, kv_heads, size)
         end = self.position + n
-        self.keys[layer, :, self.position : end] = fp.to_i32(keys).swapaxes(0, 1)
-        self.values[layer, :, self.position : end] = fp.to_i32(values).swapaxes(0, 1)
+        whole = fp.to_i8 if model["cache_bits"] == 8 else fp.to_i32
+        self.keys[layer, :, self.position : end] = whole(keys).swapaxes(0, 1)
+        self.values[layer, :, self.position : end] = whole(values).swapaxes(0, 1)
         k, v = self.keys[layer, :, :end], self.values[layer, :, :end]
+
+        most = 1 << model["cache_bits"] - 1  # largest magnitude of a cache entry
 
         # One matrix a key-value head: its queries at all positions are the rows.
         group = heads // kv_heads
         q = fixed(queries, self.fraction).reshape(n, kv_heads, group, size).swapaxes(0, 1)
         q = q.reshape(kv_heads, n * group, size)
-        scores = exact(lambda a: a @ k.swapaxes(1, 2), q, CACHE_MOST, self.fraction)
+        scores = exact(lambda a: a @ k.swapaxes(1, 2), q, most, self.fraction)
         if n > 1:  # a position sees none that comes after it
             row = np.repeat(np.arange(self.position, end), group)
             scores[:, np.arange(end) > row[:, None]] = -np.inf
         top = scores.max(axis=2, keepdims=True)
         p = fixed(fp.exp2(fp.sub(scores, top)), self.fraction)
-        mixed = exact(lambda a: a @ v, p, CACHE_MOST, self.fraction)
+        mixed = exact(lambda a: a @ v, p, most, self.fraction)
         total = fp.fixed_to_f32(p.sum(axis=2, keepdims=True), self.fraction)
         step = self.tensors[f"{prefix}.v_step"].reshape(kv_heads, 1, size)
         out = fp.mul(fp.mul(mixed, fp.recip(total)), step)

@@ -19,6 +19,7 @@ from waterclock.compiler.compile import (
     schedule_model,
     with_context,
 )
+from waterclock.compiler.quantise import CACHE_RANGE
 from waterclock.compiler.source import STORY, calibration, find_model, is_source, load_source
 from waterclock.fpga.client import TIMEOUT, LinkClient
 from waterclock.isa.config import Config, load_config
@@ -47,11 +48,14 @@ def loaded(
     model: str | Path = STORY,
     preset: str | Config = "small",
     context: int | None = None,
+    cache_bits: int = 16,
 ) -> QuantisedModel:
     """Load a model without compiling it, which is all that the tensor engine needs.
 
     See ``compiled``; a program file is loaded as the program that it is.
     """
+    if cache_bits not in CACHE_RANGE:
+        raise UserError(f"cache-bits: found {cache_bits}, expected 8 or 16")
     path = find_model(model)
     if not is_source(path):
         return load_program(path)
@@ -59,7 +63,13 @@ def loaded(
     source = load_source(path)
     moments = Reference(source.checkpoint).moments(calibration(source))
     return quantised_model(
-        source.checkpoint, config, context, source.tokenizer, source.chat_template, moments
+        source.checkpoint,
+        config,
+        context,
+        source.tokenizer,
+        source.chat_template,
+        moments,
+        cache_bits,
     )
 
 
@@ -101,6 +111,7 @@ def compiled(
     progress: Progress | None = None,
     *,
     prefill: bool = False,
+    cache_bits: int = 16,
 ) -> Program:
     """Compile a checkpoint, or load a program file.
 
@@ -117,13 +128,16 @@ def compiled(
         Positions that will be used: larger buckets are left out.
     prefill : bool
         Whether prompts are to go in blocks of positions.
+    cache_bits : int
+        Bits of the integers of the key and value cache, 16 or 8.
 
     Raises
     ------
     UserError
         For anything wrong with the file, the preset or the fit.
     """
-    return scheduled(loaded(model, preset, context), positions, progress, prefill=prefill)
+    model_of = loaded(model, preset, context, cache_bits)
+    return scheduled(model_of, positions, progress, prefill=prefill)
 
 
 @dataclasses.dataclass

@@ -89,12 +89,17 @@ def compile_(
     preset: Preset = "small",
     context: Context = None,
     prefill: Prefill = False,
+    cache_bits: Annotated[
+        int, typer.Option(help="Bits of the key and value cache: 16, or 8 for half of the memory.")
+    ] = 16,
 ) -> None:
     """Compile a model to a program file."""
     if not is_source(find_model(model)):
         raise UserError(f"{model}: found a file, expected a Hugging Face directory or a .gguf file")
     program = with_bar(
-        lambda bar: api.compiled(model, preset, context, progress=bar, prefill=prefill)
+        lambda bar: api.compiled(
+            model, preset, context, progress=bar, prefill=prefill, cache_bits=cache_bits
+        )
     )
     save_program(program, output)
     table = Table(

@@ -1,4 +1,4 @@
-"""Greedy choice where logits are compared in groups: the lowest of the largest, wherever it lies."""
+"""Greedy choice where logits are compared in groups: the lowest of the largest."""
 
 from pathlib import Path
 

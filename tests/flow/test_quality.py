@@ -84,6 +84,18 @@ def test_activations_in_digits_follow_the_float_reference() -> None:
     assert abs(ratios["nano"] - ratios["small"]) <= 0.002, ratios
 
 
+def test_a_cache_of_8_bits_follows_the_float_reference() -> None:
+    folder, runs = stories260k()
+    reference = Reference(load_checkpoint(folder))
+    model = TensorEngine(loaded(folder, cache_bits=8)).model
+    texts = [known["prompt_ids"] + known["greedy_ids"] for known in runs]
+    loss = np.concatenate([nll(model.logits(ids), ids) for ids in texts])
+    wanted = np.concatenate([nll(reference.logits(ids), ids) for ids in texts])
+    ratio = np.exp(loss.mean() - wanted.mean())
+    print(len(wanted), "tokens", ratio)
+    assert abs(ratio - 1) <= 0.02, ratio
+
+
 @dataclass(frozen=True)
 class SmolLM2:
     """The model as the machine has it, its tokenizer, and the float model of the same file."""
