@@ -68,15 +68,17 @@ def _space(plan: Plan, stencil: Stencil) -> None:
 
     def depth(spacing: int, attempt: int) -> int | None:
         """Return the cycles that an item takes, None if an attempt does not fit."""
-        if not solve_spaced(plan, stencil, spacing, attempt) or not _fits_alone(plan, stencil):
+        if not solve_spaced(plan, stencil, spacing, least, attempt) or not _fits_alone(
+            plan, stencil
+        ):
             return None
         return max(node.time + node.latency for node in stencil.nodes)
 
-    known = plan.learned.spacings
+    known, least = plan.learned.spacings, least_spacing(plan.config, stencil)
     shape = stencil.shape()
     if shape in known and depth(*known[shape]) is not None:
         return
-    for spacing in range(least_spacing(plan.config, stencil), WIDEST):
+    for spacing in range(least, WIDEST):
         depths = {attempt: depth(spacing, attempt) for attempt in range(ATTEMPTS)}
         found = [(cycles, attempt) for attempt, cycles in depths.items() if cycles is not None]
         if found:

@@ -334,14 +334,13 @@ def least_spacing(config: Config, stencil: Stencil) -> int:
     return max([2, *(-(-cycles // len(able)) for able, cycles in busy.items())])
 
 
-def solve_spaced(plan: Plan, stencil: Stencil, spacing: int, attempt: int = 0) -> bool:
+def solve_spaced(plan: Plan, stencil: Stencil, spacing: int, least: int, attempt: int = 0) -> bool:
     """Choose times and units of all nodes, items ``spacing`` apart; tell whether all found one.
 
-    Attempt 0 takes nodes in the order of their times, each as early as it can be; others are
-    random: nodes in another order, some of them later.
+    ``least`` is the stencil's ``least_spacing``. Attempt 0 takes nodes in the order of their times,
+    each as early as it can be; others are random: nodes in another order, some of them later.
     """
     rng = random.Random(attempt)
-    least = least_spacing(plan.config, stencil)
     stencil.reset()
     if any((node.hold or node.ring) and len(node.offsets) > 1 for node in stencil.nodes):
         return False

@@ -225,7 +225,11 @@ class Stencil:
         return node
 
     def total(self, value: Node) -> Node:
-        """Add up fp32 items that come one a turn, in the order of ``vxm.partial_sums``."""
+        """Add up fp32 items in the order of ``vxm.partial_sums``.
+
+        Items come one a cycle, into running sums. Where lanes take turns they may be further apart:
+        each addition is a node of its own.
+        """
         items, most = len(value.offsets), vxm.partial_sums(self.config)
         if self.config.turns > 1:
             sums: dict[int, Node | Pick] = {}
@@ -235,8 +239,8 @@ class Stencil:
                 sums[i % most] = self.op("fadd", found, own, single=True) if own else found
             parts = list(sums.values())
         else:
-            if any(b - a != self.config.turns for a, b in itertools.pairwise(value.offsets)):
-                raise ValueError("items of a sum must come as fast as an adder takes them")
+            if any(b - a != 1 for a, b in itertools.pairwise(value.offsets)):
+                raise ValueError("items of a sum must come one a cycle")
             if items <= most:
                 parts = [Pick(value, i) for i in range(items)]
             else:

@@ -2,16 +2,18 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from waterclock.compiler.fit import fit
 from waterclock.compiler.memory import Memory
-from waterclock.compiler.plan import End, Learned, Plan
+from waterclock.compiler.plan import End, Learned, NoFitError, Plan
 from waterclock.compiler.spaced import least_spacing
-from waterclock.compiler.stencil import ONE, Imm, Stencil
+from waterclock.compiler.stencil import ONE, Constant, Imm, Stencil, Store
 from waterclock.isa.config import load_config
+from waterclock.isa.floorplan import Hemisphere
 
-NANO = load_config("nano")
+NANO, WEST = load_config("nano"), Hemisphere.WEST
 ITEMS = 6
 
 
@@ -67,3 +69,17 @@ def test_how_a_block_ended_is_kept_free_where_it_begins_and_its_beginning_where_
     beginning.commit()
     plan.end_block(53)  # three cycles later than it was
     assert taken(plan) == [5, 6, 18, 19]
+
+
+def test_a_full_memory_is_said_at_once() -> None:
+    plan, stencil = plan_of(), chain("exp2")
+    slices = plan.memory.slices_of(0)
+    plan.memory.rows(WEST, slices, NANO.depth - ITEMS + 1)
+    stencil.nodes[-1].sinks.append(Store(WEST))
+    with pytest.raises(NoFitError, match="test: no rows of MEM are left for exp2"):
+        fit(plan, stencil)
+    constant = Constant(np.zeros((1, ITEMS, NANO.vector), np.int32), side=WEST)
+    stencil = Stencil(NANO, range(ITEMS))
+    stencil.op("mov", constant)
+    with pytest.raises(NoFitError, match="test: no rows of MEM are left for mov"):
+        fit(plan, stencil)
