@@ -236,7 +236,7 @@ def _improved(
     least = {context: block.earliest for context, block in found.layers().items()}
     for number in range(PERIODS):
         learned.periods = {context: cycles - number * CLOSER for context, cycles in least.items()}
-        ends = dict(learned.ends)
+        ends = learned.ends
         with contextlib.suppress(UserError):
             tried = _scheduled(model, sizes, progress, learned, reserve, prefill=prefill)
             if tried.cycles < found.cycles and _longest(tried.schedules, model.config)[0] <= 1:

@@ -22,6 +22,8 @@ from waterclock.compiler.stencil import (
     tree,
 )
 
+NOBODY = 0x7FFFFFFF  #: more than any token
+
 
 class Head(Blocks):
     """Schedules what follows the layers; the next token and position go to the mailbox."""
@@ -98,7 +100,7 @@ class Head(Blocks):
                 logits = Stored([self.logits[out] for out in outs])
                 hit = stencil.op("fge", logits, Stored([best] * len(outs)))
                 words = Constant(np.array([[image.words[out] for out in outs]], np.int32))
-                chains.append(stencil.op("select", hit, words, imm=0x7FFFFFFF))
+                chains.append(stencil.op("select", hit, words, imm=NOBODY))
             low = stencil.op("imin", tree(stencil, "imin", chains), hold=True)
             store = Store(WEST)
             stencil.op("mov", Pick(low, len(part[0]) - 1), single=True, sinks=[store])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from waterclock.compiler.blocks import WEST, State
 from waterclock.compiler.fit import fit
-from waterclock.compiler.head import Head
+from waterclock.compiler.head import NOBODY, Head
 from waterclock.compiler.image import Image
 from waterclock.compiler.memory import Vec
 from waterclock.compiler.plan import Acc, Plan
@@ -29,7 +29,6 @@ from waterclock.compiler.stencil import (
 
 PART = 4  #: vectors of logits that are compared while they are scaled
 GROUP = 8  #: vectors of logits a group
-NOBODY = 0x7FFFFFFF  #: more than any token
 
 
 class GroupedHead(Head):
