@@ -121,13 +121,17 @@ class Blocks:
         """Add to a stencil what loads a node as f16 into the entries of both hemispheres.
 
         Where lanes take turns at a conversion, a move of its result takes a unit for half as long.
+        Where products and powers can be rounded at once, that is no operation of its own.
         """
         half: Node | None = None
         for side in (side for side in Hemisphere if sinks[side]):
-            if half is None or self.config.turns == 1:
-                half = stencil.op("f32_to_f16", x, sinks=sinks[side])
-            else:
+            if half and self.config.turns > 1:
                 stencil.op("mov", half, sinks=sinks[side])
+            elif half is None and stencil.rounds(x):
+                half = x
+                half.sinks += sinks[side]
+            else:
+                half = stencil.op("f32_to_f16", x, sinks=sinks[side])
 
     def loaded(
         self,

@@ -8,7 +8,6 @@ the cache is the same to the bit.
 
 from collections.abc import Sequence
 
-from waterclock.compiler.decode import LOG2E
 from waterclock.compiler.fit import fit
 from waterclock.compiler.image import Image
 from waterclock.compiler.memory import Place, Vec
@@ -69,8 +68,7 @@ class Prefill(BlockWork):
                     op("fmul", self.scaled(work, result, found[result]), work.of(state.r))
                     for result in (("gate", out), ("up", out))
                 )
-                power = op("exp2", op("fmul", g, Imm(bits(-LOG2E))))
-                sigmoid = op("recip", op("fadd", power, Imm(bits(1.0))))
+                sigmoid = op("recip", op("fadd", op("exp2", g), Imm(bits(1.0))))
                 work.activate(op("fmul", op("fmul", g, u), sigmoid), self.rows.acts[out])
                 acts[out] = work.fit()[0]
         return [acts[out] for out in range(len(acts))]

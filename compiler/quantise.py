@@ -24,6 +24,7 @@ from waterclock.compiler.rounding import Inputs, quantise_rows
 #: Largest cache integer that the range of a channel may reach, by the bits of the cache.
 CACHE_RANGE = {16: 32700, 8: 127}
 SIGMAS = 4.0  #: range of a channel of an 8-bit cache, in units of its root mean square
+LOG2E = float(np.log2(np.e))
 MARGIN = 1.01  #: activations are rounded to f16 before they are bounded
 
 
@@ -36,7 +37,8 @@ class Quantised:
     alike, (out,) float32, added to the scaled and normalised product before any rotation;
     unless the weights hold them, "layers.I.attn.gain", "layers.I.ffn.gain" and "final.gain"
     (hidden,) float32, gains of norms;
-    "layers.I.v_step" (kv channels,) float32;
+    "layers.I.v_step" (kv channels,) float32; the scales of gate are times -log2(e), those of up
+    times the inverse, so that SiLU(gate) * up is gate * up / (1 + 2^gate);
     "embed" (vocab, hidden) float16, or, where head and embedding share their weights, "embed.gain"
     (hidden,) float32: a token's embedding is its row of "head.weight", times the row's scale,
     times the gain; "rope.cos", "rope.sin" (context, head_dim / 2) float32.
@@ -135,7 +137,7 @@ def quantise(
         step = np.maximum(np.broadcast_to(pair, reached.shape).reshape(-1), 1e-20) / integers
         rescale(f"{prefix}.k", 1.0 / step)
         queries = source(f"{prefix}.q") * norm
-        softmax = np.log2(np.e) / np.sqrt(checkpoint.head_dim)
+        softmax = LOG2E / np.sqrt(checkpoint.head_dim)
         by_query = np.repeat(step.reshape(-1, checkpoint.head_dim), groups, axis=0).reshape(-1)
         linear(f"{prefix}.q", f"{prefix}.attn", queries, by_query * softmax)
 
@@ -150,8 +152,9 @@ def quantise(
                 tensors[f"{prefix}.{name}.bias"] = (biases[name] * factor).astype(np.float32)
         linear(f"{prefix}.o", f"{prefix}.o", source(f"{prefix}.o"))
         norm = gain(f"{prefix}.ffn", f"{prefix}.ffn")
-        linear(f"{prefix}.gate", f"{prefix}.ffn", source(f"{prefix}.gate") * norm)
-        linear(f"{prefix}.up", f"{prefix}.ffn", source(f"{prefix}.up") * norm)
+        # SiLU(g) * u is h * v / (1 + 2^h) with these h and v.
+        linear(f"{prefix}.gate", f"{prefix}.ffn", source(f"{prefix}.gate") * norm, -LOG2E)
+        linear(f"{prefix}.up", f"{prefix}.ffn", source(f"{prefix}.up") * norm, -1.0 / LOG2E)
         linear(f"{prefix}.down", f"{prefix}.down", source(f"{prefix}.down"))
     norm = gain("final", "final")
     linear("head", "final", source("embed" if checkpoint.tied else "head") * norm)

@@ -224,6 +224,15 @@ class Stencil:
         self.nodes.append(node)
         return node
 
+    def rounds(self, node: Node) -> bool:
+        """Let a node give f16, if it can and nothing takes its result yet; tell whether it does."""
+        op = vxm.ROUNDED.get(node.op)
+        used = node.sinks or any(value is node for other in self.nodes for value in other.inputs)
+        if not op or used or not any(vxm.FEATURE[op] in found for found in self.config.alus):
+            return False
+        node.op = op
+        return True
+
     def total(self, value: Node) -> Node:
         """Add up fp32 items in the order of ``vxm.partial_sums``.
 

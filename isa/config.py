@@ -22,10 +22,11 @@ ALU_FEATURES = {
     "b": "bitwise logic",
     "h": "shifts and bytes",
     "n": "integer multiply",
+    "r": "products and powers rounded to f16",
 }
 
 #: Features that a chip may lack: no program that we compile needs them, and they are dear.
-OPTIONAL_FEATURES = "hn"
+OPTIONAL_FEATURES = "hnr"
 
 WIDTH = 4  #: slices that act as one where they are wide
 
@@ -191,6 +192,8 @@ def check(config: Config, source: str) -> None:
             fail(f"alus[{index}]", repr(features), "letters of " + "".join(ALU_FEATURES))
         if "n" in features and "m" not in features:
             fail(f"alus[{index}]", repr(features), "'m' beside 'n'")
+        if "r" in features and (not {"m", "s"} <= set(features) or "n" in features):
+            fail(f"alus[{index}]", repr(features), "'m' and 's' but no 'n' beside 'r'")
     for letter, what in ALU_FEATURES.items():
         found = any(letter in features for features in config.alus)
         if not found and letter not in OPTIONAL_FEATURES:

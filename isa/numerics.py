@@ -364,6 +364,16 @@ def f32_to_f16(a: Bits) -> Bits:
     return to_f16(_float(a)).view(np.uint16).astype(np.uint32)
 
 
+def fmul_f16(a: Bits, b: Bits) -> Bits:
+    """Return ``fmul`` of patterns as ``f32_to_f16`` rounds it."""
+    return f32_to_f16(fmul(a, b))
+
+
+def exp2_f16(a: Bits) -> Bits:
+    """Return ``exp2`` of patterns as ``f32_to_f16`` rounds it."""
+    return f32_to_f16(exp2(a))
+
+
 def f16_to_f32(a: Bits) -> Bits:
     """Return ``from_f16`` of the low halves of patterns."""
     return _bits(from_f16(np.asarray(a, np.uint32).astype(np.uint16).view(np.float16)))
@@ -391,7 +401,7 @@ OPS_NUMERICS: dict[str, Callable[..., Any]] = {
         *(mov, iadd, isub, imax, imin, and_, or_, xor, shl, shr, sar, igt, ieq),
         *(fmax, fmin, fgt, fge, feq, select, i8_to_i32, i32_to_i8),
         *(fadd, fsub, fmul, imul, f32_to_f16, f16_to_f32, f32_to_i32, i32_to_f32, f32_to_i8),
-        *(exp2, recip, rsqrt),
+        *(exp2, recip, rsqrt, fmul_f16, exp2_f16),
     )
 }
 

@@ -178,9 +178,14 @@ _declare(40, "f32_to_i8", "a rounded to an integer, saturated to i8.", arity=1, 
 _declare(41, "exp2", "2 to the power a.", arity=1, feature="s")
 _declare(42, "recip", "1 / a.", arity=1, feature="s")
 _declare(43, "rsqrt", "1 / sqrt(a).", arity=1, feature="s")
+_declare(44, "fmul_f16", "a * b in fp32, rounded to f16.", arity=2, feature="r", out=2)
+_declare(45, "exp2_f16", "2 to the power a in fp32, rounded to f16.", arity=1, feature="r", out=2)
+
+#: Operations that round to f16 what others give in fp32, by those.
+ROUNDED = {OPS["fmul"]: OPS["fmul_f16"], OPS["exp2"]: OPS["exp2_f16"]}
 
 #: Operations whose operands may change places, to the bit; equal zeros of a maximum have an order.
-COMMUTES = tuple(OPS[x] for x in ("iadd", "and", "or", "xor", "ieq", "fadd", "fmul", "imul"))
+COMMUTES = tuple(OPS[x] for x in ("iadd", "and", "or", "xor", "ieq", "fadd", "fmul", "imul", "fmul_f16"))
 
 
 def takes_stream(config: Config, name: str, code: int) -> bool:

@@ -162,6 +162,25 @@ def pack(
     return result
 
 
+def to_f16(m: Module, pattern: Value, name: str) -> Value:
+    """Return the f16 of an fp32 pattern, in the low half: rounded and saturated."""
+    a, one, normal = Unpacked(m, pattern, name), BIAS - F16_BIAS, Signal(name=f"{name}_normal")
+    # Bits 13 to 23 of the significand are the f16; below its smallest exponent they come down.
+    down = Mux(normal, 0, one + 1 - a.exponent)[:8]
+    shifted = shift_right(m, a.significand, down, f"{name}_shift")
+    total, result = Signal(18, name=f"{name}_total"), Signal(32, name=f"{name}_f16")
+    kept = Cat(shifted[13:23], Mux(normal, a.exponent - one, 0)[:8])
+    m.d.comb += normal.eq(a.exponent > one)
+    m.d.comb += total.eq(kept + round_up(shifted[13:], shifted[:13]))
+    with m.If(a.nan):
+        m.d.comb += result.eq(F16_NAN)
+    with m.Elif(total[10:] >= 31):
+        m.d.comb += result.eq(Cat(C(0x7BFF, 15), a.sign))
+    with m.Else():
+        m.d.comb += result.eq(Cat(total[:15], a.sign))
+    return result
+
+
 class Adder(wiring.Component):
     """fp32 a + b, or a - b.
 

@@ -10,6 +10,7 @@ have c2 * u, a stage before they need the 18 x 18 bits for the slope times u:
     short      (optional) t = low * first + (high * second << 6), 6 bits times 24 and 18
     long       x and y, and what is to be added to their product
     product    (optional) t + (x * y << 12), or the value of a segment +- x * y
+    rounded    (optional, of ``MultiplySpecialRounded``) the result in fp32, to be rounded to f16
 
 For that everything is brought to products of numbers without a sign. With u = r + 2^17, and
 ``rising`` only in the segment of exp2, the slope of isa/special.py is +-p with
@@ -35,7 +36,7 @@ from waterclock.isa.special import (
     Segment,
     coefficients,
 )
-from waterclock.rtl.fp import BIAS, Pipeline, Unpacked, round_up
+from waterclock.rtl.fp import BIAS, Pipeline, Unpacked, round_up, to_f16
 from waterclock.rtl.part import needed
 from waterclock.rtl.special import ADDRESS_BITS, fixed_size, to_segment
 
@@ -102,11 +103,12 @@ class MultiplySpecial(wiring.Component):
     """
 
     OPTIONAL = ("product", "short", "parts")
+    FLAGS = ("special", "exp2", "rsqrt")
 
     def __init__(self, stages: int):
         super().__init__(
             {"enable": In(stages)}
-            | {name: In(1) for name in ("special", "exp2", "rsqrt")}
+            | {name: In(1) for name in self.FLAGS}
             | {"a": In(32), "b": In(32), "result": Out(32)}
             | {"rom_address": Out(ADDRESS_BITS), "rom_word": In(WORD_BITS)}
         )
@@ -114,11 +116,11 @@ class MultiplySpecial(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         pipeline = Pipeline(m, needed(m, "stages", self.enable), self.OPTIONAL)
-        names = ("special", "exp2", "rsqrt", "a", "b")
+        names = (*self.FLAGS, "a", "b")
         s1: dict[str, Value] = {name: getattr(self, name) for name in names}
         s1 = pipeline.stage("operands", s1 | {"size": fixed_size(m, self.a)})
         s2 = pipeline.stage("factors", self._unpack(m, s1))
-        ends = ("special", "exponent", "sign", "nan", "inf", "zero")
+        ends = ("special", "exponent", "sign", "nan", "inf", "zero", *self.FLAGS[3:])
         names = (*ends, "falling", "second")
         parts = pipeline.stage("parts", self._parts(m, s2) | {name: s2[name] for name in names})
         short = {"t": self._short(m, parts), "c0": parts["c0"], "e": parts["e"]}
@@ -127,8 +129,13 @@ class MultiplySpecial(wiring.Component):
         names = names[1:]
         long = pipeline.stage("long", self._slope(m, short) | {name: short[name] for name in names})
         product = self._multiply(m, long) | {name: long[name] for name in ends}
-        self._finish(m, pipeline.stage("product", product))
+        product = pipeline.stage("product", product)
+        m.d.comb += self.result.eq(self._result(m, pipeline, product, self._finish(m, product)))
         return m
+
+    def _result(self, m: Module, pipeline: Pipeline, s: dict[str, Signal], number: Value) -> Value:
+        """Return the result, made of the fp32 number."""
+        return number
 
     def _unpack(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
         """Return the factors of the products, and what overrules the result."""
@@ -151,6 +158,7 @@ class MultiplySpecial(wiring.Component):
         for name, value in product.items():
             chosen[name] = Signal(shapes.get(name, 1), name=f"chosen_{name}")
             m.d.comb += chosen[name].eq(Mux(special, function[name], value))
+        chosen |= {name: s[name] for name in self.FLAGS[3:]}
         return chosen | {"falling": special & (segment != Segment.EXP2)}
 
     def _parts(self, m: Module, s: dict[str, Signal]) -> dict[str, Value]:
@@ -207,7 +215,7 @@ class MultiplySpecial(wiring.Component):
         m.d.comb += total.eq(_plus_minus(start, Cat(product, C(0, 1)), falling))
         return {"low": s["low"], "total": total}
 
-    def _finish(self, m: Module, s: dict[str, Signal]) -> None:
+    def _finish(self, m: Module, s: dict[str, Signal]) -> Value:
         """Normalise, round and pack."""
         total, special = s["total"], s["special"]
         whole = Cat(s["low"], total[: 2 * WIDE])
@@ -227,14 +235,27 @@ class MultiplySpecial(wiring.Component):
         m.d.comb += rounded.eq(
             (Cat(C(1, 1), C(0, 23), exponent).as_signed() + Cat(up, kept))[1:].as_signed()
         )
-        field = rounded[23:].as_signed()
+        field, result = rounded[23:].as_signed(), Signal(32, name="number")
         with m.If(s["nan"]):
-            m.d.comb += self.result.eq(NAN)
+            m.d.comb += result.eq(NAN)
         with m.Elif(s["inf"]):
-            m.d.comb += self.result.eq(Cat(C(INF, 31), s["sign"]))
+            m.d.comb += result.eq(Cat(C(INF, 31), s["sign"]))
         with m.Elif(s["zero"] | (Mux(special, field, exponent) <= 0)):
-            m.d.comb += self.result.eq(Cat(C(0, 31), s["sign"]))
+            m.d.comb += result.eq(Cat(C(0, 31), s["sign"]))
         with m.Elif(field >= 255):
-            m.d.comb += self.result.eq(Cat(C(INF, 31), s["sign"]))
+            m.d.comb += result.eq(Cat(C(INF, 31), s["sign"]))
         with m.Else():
-            m.d.comb += self.result.eq(Cat(rounded[:31], s["sign"]))
+            m.d.comb += result.eq(Cat(rounded[:31], s["sign"]))
+        return result
+
+
+class MultiplySpecialRounded(MultiplySpecial):
+    """The same, and with ``half``, which belongs to the operands, its result rounded to f16."""
+
+    OPTIONAL = (*MultiplySpecial.OPTIONAL, "rounded")
+    FLAGS = (*MultiplySpecial.FLAGS, "half")
+
+    def _result(self, m: Module, pipeline: Pipeline, s: dict[str, Signal], number: Value) -> Value:
+        """Return the result, made of the fp32 number."""
+        last = pipeline.stage("rounded", {"number": number, "half": s["half"]})
+        return Mux(last["half"], to_f16(m, last["number"], "rounded"), last["number"])

@@ -19,7 +19,7 @@ from waterclock.isa.vxm import (
 )
 from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
-from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
+from waterclock.rtl.multiply_special import MultiplySpecial, MultiplySpecialRounded, shared_rom
 from waterclock.rtl.part import needed
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.vxm_simple import SimpleALU, is_op
@@ -102,6 +102,19 @@ MULTIPLY_SPECIAL = Unit(
     shared_rom,
     MultiplySpecial.OPTIONAL,
 )
+MULTIPLY_SPECIAL_ROUNDED = Unit(
+    "msr",
+    "vxm_multiply_special_rounded",
+    MultiplySpecialRounded,
+    {
+        "special": ("exp2", "recip", "rsqrt", "exp2_f16"),
+        "exp2": ("exp2", "exp2_f16"),
+        "rsqrt": ("rsqrt",),
+        "half": ("fmul_f16", "exp2_f16"),
+    },
+    shared_rom,
+    MultiplySpecialRounded.OPTIONAL,
+)
 
 
 def units(features: str) -> list[Unit]:
@@ -112,7 +125,10 @@ def units(features: str) -> list[Unit]:
     """
     has = set(features)
     found = [ADD_CONVERT] if {"a", "c"} <= has else [ADD, CONVERT]
-    found += [MULTIPLY_SPECIAL] if {"m", "s"} <= has and "n" not in has else [MULTIPLY, SPECIAL]
+    if "r" in has:
+        found.append(MULTIPLY_SPECIAL_ROUNDED)
+    else:
+        found += [MULTIPLY_SPECIAL] if {"m", "s"} <= has and "n" not in has else [MULTIPLY, SPECIAL]
     return [unit for unit in found if set(unit.features) & has]
 
 

@@ -23,7 +23,7 @@ from waterclock.isa.vxm import ARITY, OPS
 from waterclock.rtl.add_convert import AddConvert
 from waterclock.rtl.emit import convert
 from waterclock.rtl.fp import STAGES, Adder, Converter, Multiplier
-from waterclock.rtl.multiply_special import MultiplySpecial, shared_rom
+from waterclock.rtl.multiply_special import MultiplySpecial, MultiplySpecialRounded, shared_rom
 from waterclock.rtl.special import ADDRESS_BITS, SpecialFunctions, SpecialROM
 from waterclock.rtl.vxm_alu import clock_gate_verilog
 from waterclock.sim import verilator
@@ -66,10 +66,21 @@ UNITS = {
             "rsqrt": ("special", "rsqrt"),
         },
     ),
+    "multiply_special_rounded": (
+        MultiplySpecialRounded,
+        {
+            "fmul": (),
+            "exp2": ("special", "exp2"),
+            "recip": ("special",),
+            "rsqrt": ("special", "rsqrt"),
+            "fmul_f16": ("half",),
+            "exp2_f16": ("special", "exp2", "half"),
+        },
+    ),
 }
 
 
-ROMS = {SpecialFunctions: special.rom, MultiplySpecial: shared_rom}
+ROMS = {SpecialFunctions: special.rom, MultiplySpecial: shared_rom, MultiplySpecialRounded: shared_rom}
 
 
 class Bench(wiring.Component):
@@ -151,10 +162,11 @@ def operands(rng: np.random.Generator, mnemonic: str) -> tuple[NDArray[np.uint32
     # Exponents close together for sums, complementary ones for products; equal numbers.
     near = rng.random(shape) < 0.4
     ea, e = a >> 23 & 0xFF, rng.integers(-3, 4, shape)
-    partner = (np.where(mnemonic == "fmul", 127 - ea.astype(int) + e * 43, ea + e)) & 0xFF
+    apart = {"fmul": 43, "fmul_f16": 5}.get(mnemonic)
+    partner = (127 - ea.astype(int) + e * apart if apart else ea.astype(int) + e) & 0xFF
     b = np.where(near, b & 0x807FFFFF | partner.astype(np.uint32) << 23, b)
     b = np.where(rng.random(shape) < 0.05, a ^ rng.choice([0, 1, 1 << 31], shape), b)
-    if mnemonic in ("exp2", "f32_to_i8", "f32_to_i32", "f32_to_f16"):
+    if mnemonic in ("exp2", "exp2_f16", "f32_to_i8", "f32_to_i32", "f32_to_f16"):
         # Mostly exponents that give something between nothing and saturation.
         inside = rng.random(shape) < 0.5
         a = np.where(inside, a & 0x807FFFFF | rng.integers(95, 160, shape) << 23, a)
