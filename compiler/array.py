@@ -20,6 +20,7 @@ from waterclock.isa.streams import stream
 TRIES = 20000
 MOST = 1024  #: steps that are tried at once
 GAPS = (0, 1, 2)  #: cycles that the vectors of a tile make way for other reads
+APART = (1, 0, 2)  #: the same of a tile with several uses, which leave the time for it
 
 PlaneKey = tuple[Hemisphere, int]
 
@@ -100,7 +101,9 @@ def _run_burst(plan: Plan, key: PlaneKey, steps: Sequence[Step], sums: Sums, ear
             _issue(plan, key, steps[:count], first, pace, trial, sums, maps)
             return count
         count //= 2
-    gaps = GAPS if config.wide and not steps[0].tile.map else (0,)
+    gaps = (0,)
+    if config.wide and not steps[0].tile.map:
+        gaps = GAPS if len(steps[0].uses) == 1 else APART
     for start, gap in itertools.product(range(first, first + TRIES), gaps):
         if gap and start - gap < _room(plan, key):
             continue

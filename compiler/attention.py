@@ -6,6 +6,9 @@ the same for every token. Of 16-bit cache entries each tile is multiplied as two
 into the same accumulators, which stays exact; of 8-bit entries there is one.
 """
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 
 from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
@@ -227,38 +230,57 @@ class Attention(Blocks):
         width = len(self.planes)
         rounds = -(-self.tiles // width)
         heads = [slot.head for pack in self.image.key_packs for slot in pack.slots]
+        groups = [(heads, WEST)]
+        if self.config.wide:
+            # What meets in the softmax comes from both sides, each score from the one to which its
+            # weight will not go: a result takes the streams of what comes from over there.
+            sides = {
+                slot.head: self._value_keys(p)[0][0]
+                for p, pack in enumerate(self.image.value_packs)
+                for slot in pack.slots
+            }
+            groups = [
+                ([head for head in heads if sides[head] is side], side)
+                for side in Hemisphere
+                if side in sides.values()
+            ]
         scores: dict[tuple[int, int], Vec] = {}
-        best: list[Vec] = []
+        best: dict[int, Vec] = {}
         for number in range(rounds):
             tiles = range(number * width, min((number + 1) * width, self.tiles))
             accs = {tile: self._score_tile(layer, tile, queries) for tile in tiles}
-            ready = [max(accs[tile][head].ready for tile in tiles) for head in heads]
-            stencil = Stencil(self.config, spaced(ready))
-            stores, masked = [], []
-            for tile in tiles:
-                store = Store(self.plane_of(tile)[0])
-                masked.append(
-                    stencil.op(
-                        "select",
-                        Stored([self.masks[tile]] * len(heads)),
-                        Emitted([accs[tile][head] for head in heads]),
-                        imm=bits(MASKED),
-                        sinks=[store],
+            for some, side in groups:
+                ready = [max(accs[tile][head].ready for tile in tiles) for head in some]
+                stencil = Stencil(self.config, spaced(ready))
+                stores, masked = [], []
+                # Its own side's first: what the sides do is alike then, but for the side.
+                for tile in sorted(tiles, key=lambda tile: self.plane_of(tile)[0] is not side):
+                    own = self.plane_of(tile)[0]
+                    store = Store(side.opposite if self.config.wide else own)
+                    masked.append(
+                        stencil.op(
+                            "select",
+                            Stored([self.masks[tile]] * len(some)),
+                            Emitted([accs[tile][head] for head in some]),
+                            imm=bits(MASKED),
+                            sinks=[store],
+                        )
                     )
-                )
-                stores.append((tile, store))
-            top = tree(stencil, "fmax", masked)
-            if best:
-                top = stencil.op("fmax", top, Stored(best))
-            kept = Store(WEST, prefer=1)
-            last = number == rounds - 1
-            stencil.op("rmax" if last else "mov", top, sinks=[kept])
-            fit(self.plan, stencil)
-            best = kept.vecs
-            for tile, store in stores:
-                for head, vec in zip(heads, store.vecs, strict=True):
-                    scores[head, tile] = vec
-        return scores, dict(zip(heads, best, strict=True))
+                    stores.append((tile, store))
+                top = tree(stencil, "fmax", masked)
+                if number:
+                    top = stencil.op("fmax", top, Stored([best[head] for head in some]))
+                kept = Store(side, prefer=1)
+                if number == rounds - 1:
+                    stencil.op("rmax", top, sinks=[kept])
+                else:
+                    top.sinks.append(kept)
+                fit(self.plan, stencil)
+                best |= dict(zip(some, kept.vecs, strict=True))
+                for tile, store in stores:
+                    for head, vec in zip(some, store.vecs, strict=True):
+                        scores[head, tile] = vec
+        return scores, best
 
     def _score_tile(
         self, layer: int, tile: int, queries: dict[tuple[int, ...], dict[PlaneKey, Act]]
@@ -326,8 +348,14 @@ class Attention(Blocks):
                 self._weights(self._value_keys(p), pack.slots, range(self.tiles), scores, tops)
                 for p, pack in enumerate(packs)
             ]
-        for pack in range(len(packs)):
-            mixed |= self._mix_pack(layer, pack, scores, tops, known[pack] if known else None)
+        for batch in self._batches():
+            apart = self.config.turns * len(batch)
+            runs = [
+                self._mix_pack(layer, pack, scores, tops, known, mixed, apart)
+                for pack in batch
+            ]
+            for _ in itertools.zip_longest(*runs):
+                pass
         for key in self.planes:
             items = [
                 i
@@ -343,15 +371,27 @@ class Attention(Blocks):
         parts = range(len(self.image.value_packs[pack].values))
         return sorted({self.image.value_plane(pack, part) for part in parts})
 
+    def _batches(self) -> list[list[int]]:
+        """Return the packs of values, those together that the planes mix side by side."""
+        packs = range(len(self.image.value_packs))
+        keys = [self._value_keys(pack) for pack in packs]
+        if not self.config.wide or any(len(found) > 1 for found in keys):
+            return [[pack] for pack in packs]
+        queues = [[pack for pack in packs if keys[pack] == [key]] for key in self.planes]
+        batches = itertools.zip_longest(*queues)
+        return [[pack for pack in batch if pack is not None] for batch in batches]
+
     def _mix_pack(
         self,
         layer: int,
         pack: int,
         scores: dict[tuple[int, int], Vec],
         tops: dict[int, Vec],
-        known: dict[PlaneKey, dict[tuple[int, int], Act]] | None,
-    ) -> dict[tuple[int, int, int], tuple[Acc, Acc]]:
-        """Return (mixed values, sum of weights) by (pack, member, part)."""
+        known: list[dict[PlaneKey, dict[tuple[int, int], Act]]],
+        mixed: dict[tuple[int, int, int], tuple[Acc, Acc]],
+        apart: int,
+    ) -> Iterator[None]:
+        """Enter (mixed values, sum of weights) by (pack, member, part), some tiles a step."""
         found = self.image.value_packs[pack]
         parts = range(len(found.values))
         members = range(len(found.outputs))
@@ -370,7 +410,11 @@ class Attention(Blocks):
         chunk = self.tiles if known else max(1, room // len(found.slots))
         for base in range(0, self.tiles, chunk):
             tiles = range(base, min(base + chunk, self.tiles))
-            weights = known or self._weights(keys, found.slots, tiles, scores, tops)
+            weights = (
+                known[pack]
+                if known
+                else self._weights(keys, found.slots, tiles, scores, tops, apart)
+            )
             for key in keys:
                 steps = []
                 for tile in tiles:
@@ -398,17 +442,16 @@ class Attention(Blocks):
                 ]
                 steps.append(Step(self.image.ones[key], uses))
                 run_steps(self.plan, *key, steps, sums[key])
-        result = {}
+            yield
         for part in parts:
             key = plane_of[part]
             done = sums[key]
             for member in members:
                 o, s = out_entry[part, member], sum_entry[key, member]
-                result[pack, member, part] = (
+                mixed[pack, member, part] = (
                     Acc(*key, o, done.value[o], done.ready[o]),
                     Acc(*key, s, done.value[s], done.ready[s]),
                 )
-        return result
 
     def _weights(
         self,
@@ -417,10 +460,14 @@ class Attention(Blocks):
         tiles: range,
         scores: dict[tuple[int, int], Vec],
         tops: dict[int, Vec],
+        apart: int = 1,
     ) -> dict[PlaneKey, dict[tuple[int, int], Act]]:
-        """Return exp2(score - maximum) as activations, by plane and (head, tile)."""
+        """Return exp2(score - maximum) as activations, by plane and (head, tile).
+
+        Items are ``apart`` cycles from each other where that leaves time for those of others.
+        """
         items = [(slot.head, tile) for tile in tiles for slot in slots]
-        stencil = Stencil(self.config, range(len(items)))
+        stencil = Stencil(self.config, range(0, apart * len(items), apart))
         shifted = stencil.op(
             "fsub",
             Stored([scores[item] for item in items]),

@@ -164,8 +164,12 @@ class Trial:
         span: int,
         *,
         is_map: bool = False,
+        highest: bool = False,
     ) -> int | None:
-        """Find and claim ``span`` aligned streams; return the first one's code, or None."""
+        """Find and claim ``span`` aligned streams; return the first one's code, or None.
+
+        The ``highest`` that there are, if they are asked for.
+        """
         config = self.fabric.config
         first, align = 0, WIDTH if config.wide or span == 3 else span
         map_path = mem.map_path(config)
@@ -174,7 +178,8 @@ class Trial:
         ends = {end, *(column for _, column in starts)}
         planes = {mxm_column(config, side) for side in Hemisphere}
         most = WIDTH if config.wide and ends & planes else config.streams
-        for number in range(first, most - span + 1, align):
+        numbers = range(first, most - span + 1, align)
+        for number in reversed(numbers) if highest else numbers:
             if self.stream_free(direction, number, starts, end, mask):
                 self.claim_streams(direction, number, starts, end, mask)
                 return stream(direction, number)

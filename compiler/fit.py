@@ -7,7 +7,7 @@ from waterclock.compiler.fabric import Fabric, Trial, mask_of, repeated
 from waterclock.compiler.fit_sinks import route_sinks
 from waterclock.compiler.fit_sources import route_source
 from waterclock.compiler.plan import NoFitError, Plan, first_cycle
-from waterclock.compiler.spaced import cut, least_spacing, solve_spaced
+from waterclock.compiler.spaced import MANY, cut, least_spacing, solve_spaced
 from waterclock.compiler.stencil import (
     Activate,
     Constant,
@@ -27,7 +27,9 @@ from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, TARGET_NONE, TARGET_S
 
 TRIES = 3000  #: cycles that a stencil is moved before the compiler gives up
 LATE = 64  #: cycles after which nothing has to wait for the first one
-ATTEMPTS = 60  #: ways to place the nodes of a spaced stencil that are tried
+ATTEMPTS = 100  #: ways to place the nodes of a spaced stencil that are tried, at each spacing
+WIDER = 2  #: spacings that are tried beyond the first that fits: their items may take less time
+ALIKE = 4  #: stencils of one shape that are expected to follow each other where items are many
 WIDEST = 64  #: spacings of items that are tried
 
 
@@ -64,13 +66,12 @@ def fit(plan: Plan, stencil: Stencil, earliest: int = 0) -> int:
 
 
 def _space(plan: Plan, stencil: Stencil) -> None:
-    """Bring the items of a stencil as close together as they fit, in the shortest way found."""
+    """Space the items of a stencil so that all of them take as few cycles as was found."""
 
-    def depth(spacing: int, attempt: int) -> int | None:
+    def depth(spacing: int, attempt: int, endless: bool) -> int | None:
         """Return the cycles that an item takes, None if an attempt does not fit."""
-        if not solve_spaced(plan, stencil, spacing, least, attempt) or not _fits_alone(
-            plan, stencil
-        ):
+        solved = solve_spaced(plan, stencil, spacing, least, attempt, endless=endless)
+        if not solved or not _fits_alone(plan, stencil):
             return None
         return max(node.time + node.latency for node in stencil.nodes)
 
@@ -78,14 +79,21 @@ def _space(plan: Plan, stencil: Stencil) -> None:
     shape = stencil.shape()
     if shape in known and depth(*known[shape]) is not None:
         return
+    items = len(stencil.offsets)
+    endless = items >= MANY
+    found: list[tuple[int, int, int, bool]] = []
     for spacing in range(least, WIDEST):
-        depths = {attempt: depth(spacing, attempt) for attempt in range(ATTEMPTS)}
-        found = [(cycles, attempt) for attempt, cycles in depths.items() if cycles is not None]
-        if found:
-            known[shape] = spacing, min(found)[1]
-            depth(*known[shape])
-            return
-    raise _no_fit(plan, stencil)
+        for attempt in range(ATTEMPTS):
+            cycles = depth(spacing, attempt, endless)
+            if cycles is not None:
+                length = spacing * items * (ALIKE if endless else 1) + cycles
+                found.append((length, spacing, attempt, endless))
+        if found and spacing >= found[0][1] + WIDER:
+            break
+    if not found:
+        raise _no_fit(plan, stencil)
+    known[shape] = min(found)[1:]
+    depth(*known[shape])
 
 
 def _expect_rows(plan: Plan, stencil: Stencil) -> None:
@@ -185,8 +193,9 @@ def _place(attempt: Attempt, stencil: Stencil) -> bool:
     else:
         return False
     # What has fewer streams to choose from comes first.
-    step = 1 if attempt.plan.config.b_streams else -1
-    sources = [(node, i) for node in stencil.nodes for i in range(len(node.inputs))[::step]]
+    sources = [(node, i) for node in stencil.nodes for i in range(len(node.inputs))]
+    if not attempt.plan.config.b_streams:
+        sources.sort(key=lambda source: -source[1])
     found: dict[tuple[int, int], Found] = {}
     shared: dict[tuple[object, ...], Found] = {}  # one read may serve several ALUs at once
     for constants in (False, True):

@@ -26,6 +26,8 @@ def route_source(attempt: Attempt, node: Node, position: int) -> Found | None:
     spec = next(spec for spec in node.op.operands if spec.name == "ab"[position])
     span = int(spec.streams)  # type: ignore[arg-type]
     n = len(cycles)
+    # Of wide slices, a first operand leaves the lowest streams to second ones and to results.
+    highest = attempt.plan.config.wide and position == 0 and not node.hold
     if isinstance(source, Imm):
         return [SOURCE_IMM] * n, [-1] * n
     if isinstance(source, Node):
@@ -36,9 +38,9 @@ def route_source(attempt: Attempt, node: Node, position: int) -> Found | None:
     if isinstance(source, Constant):
         if not source.vecs:
             return _constant(attempt, source, cycles, span)
-        return _stored(attempt, list(source.vecs), cycles, span)
+        return _stored(attempt, list(source.vecs), cycles, span, highest=highest)
     if isinstance(source, Stored):
-        return _stored(attempt, list(source.vecs), cycles, span)
+        return _stored(attempt, list(source.vecs), cycles, span, highest=highest)
     if isinstance(source, Emitted):
         return _emitted(attempt, source, cycles)
     assert isinstance(source, Gathered)
@@ -54,6 +56,7 @@ def read_streams(
     span: int,
     *,
     is_map: bool = False,
+    highest: bool = False,
 ) -> int | None:
     """Claim Reads of one vector an item so that they arrive at ``column`` in ``cycles``.
 
@@ -84,7 +87,8 @@ def read_streams(
         or (column - vxm_column(config)) * (near - vxm_column(config)) <= 0
         else side.outward
     )
-    code = trial.route(inward, starts, column, mask_of(cycles), span, is_map=is_map)
+    mask = mask_of(cycles)
+    code = trial.route(inward, starts, column, mask, span, is_map=is_map, highest=highest)
     if code is None or not is_map:
         return code
     return code + (mem.map_path(config) or 0) % span
@@ -104,7 +108,9 @@ def emit_reads(
             plan.issue("mem_read", place.side, index, issue, op, (-1,), place.stride)
 
 
-def _stored(attempt: Attempt, vecs: list[Vec], cycles: list[int], span: int) -> Found | None:
+def _stored(
+    attempt: Attempt, vecs: list[Vec], cycles: list[int], span: int, *, highest: bool
+) -> Found | None:
     """Read one vector an item; items are grouped by the slices that hold them."""
     plan = attempt.plan
     column = vxm_column(plan.config)
@@ -116,7 +122,7 @@ def _stored(attempt: Attempt, vecs: list[Vec], cycles: list[int], span: int) -> 
     for members in groups.values():
         places = [place for _, place in members]
         times = [cycles[item] for item, _ in members]
-        code = read_streams(attempt, plan, places, column, times, span)
+        code = read_streams(attempt, plan, places, column, times, span, highest=highest)
         if code is None:
             return None
         for item, _ in members:

@@ -290,10 +290,10 @@ class Image:
             for pair in range(len(found.keys)):
                 for part in (0, 1):
                     self.keys[layer, pack, pair, part] = self._cache(self.planes, local)
-        number = 0
+        number, count = 0, sum(len(pack.values) for pack in self.value_packs)
         for pack, packed in enumerate(self.value_packs):
             for part in range(len(packed.values)):
-                key = self.planes[number % len(self.planes)]
+                key = self.planes[number * len(self.planes) // count]
                 self.values[layer, pack, part] = self._cache([key], {key: self.tiles})
                 number += 1
 

@@ -35,12 +35,15 @@ from waterclock.isa.streams import Direction
 
 MINUS_ZERO = 0x80000000  #: x + -0 is x
 LATEST = 24  #: cycles that a node may be moved behind what it waits for
+AHEAD = 3  #: spacings by which what waits for nothing may be late where turns are aligned
 LATER = 0.3  #: share of nodes that a random attempt moves behind what they wait for
 MANY = 4  #: items from which on more of them are expected to follow, in the next stencil
 KEPT = 3  #: cycles that an operand is kept for another node rather than read again
 END = 600  #: cycles that are looked at where items never end
 EARLY = 64  #: more than a read comes before its use
 DEPTH = 4000  #: steps of the search for one delay
+WALK = 2000  #: steps of all of them in one attempt
+TRIES = 200  #: cycles and units that an attempt tries for its nodes
 #: Operations whose results are fp32, so that arithmetic may delay them.
 FLOATS = ("fadd", "fsub", "fmul", "exp2", "recip", "rsqrt", "f16_to_f32", "i32_to_f32", "rsum")
 
@@ -51,8 +54,11 @@ Slots = dict[tuple[object, ...], int]
 class _Solver:
     """Times and units so far, and the slots that they take."""
 
-    def __init__(self, plan: Plan, spacing: int, *, endless: bool, tight: bool):
+    def __init__(self, plan: Plan, spacing: int, *, endless: bool, tight: bool, aligned: bool):
         self.plan, self.config = plan, plan.config
+        #: Where all operations that take turns begin at multiples of a turn, none leaves gaps that
+        #: are too short for another.
+        self.step = plan.config.turns if aligned else 1
         self.spacing, self.endless, self.tight = spacing, endless, tight
         self.slots: Slots = {}
         self.added: list[Node] = []
@@ -60,7 +66,7 @@ class _Solver:
         self.known: dict[tuple[int, int], list[tuple[int, Value]]] = {}
         #: Memory operands that arrive already: operand, cycle, offsets of the items.
         self.reads: list[tuple[object, int, list[int]]] = []
-        self.steps = 0
+        self.steps = self.walked = self.tries = 0
         column = mem_column(self.config, Hemisphere.EAST, 0)
         self.hops = column - vxm_column(self.config)
         self.latency = mem.read_latency(self.config)
@@ -82,11 +88,15 @@ class _Solver:
         found = [i for i, features in enumerate(alus) if feature in features]
         return sorted(found, key=lambda i: (self.slots.get(("alu", i), 0).bit_count(), i))
 
+    def _mask(self, cycles: list[int]) -> int:
+        """Return the mask of the cycles of all items; of many, as if they never ended."""
+        if self.endless and len(cycles) > 1:
+            return mask_of(range(cycles[0] % self.spacing, END, self.spacing))
+        return mask_of(cycles)
+
     def issue(self, slots: Slots, unit: int, time: int, node: Node) -> bool:
         """Take the issue and result slots of a node."""
-        mask = mask_of([time + offset for offset in node.offsets])
-        if self.endless and len(node.offsets) > 1:
-            mask = mask_of(range(time % self.spacing, END, self.spacing))
+        mask = self._mask([time + offset for offset in node.offsets])
         turns = vxm.busy_cycles(self.config, node.op)
         return (
             self.claim(slots, ("alu", unit), mask)
@@ -94,23 +104,40 @@ class _Solver:
             and (turns == 1 or self.claim(slots, ("turns", unit), repeated(mask, turns)))
         )
 
-    def place(self, node: Node, earliest: int) -> bool:
-        """Give a node its unit and the first cycle that it can have."""
-        for time in range(earliest, earliest + LATEST):
+    def search(self, waiting: list[Node], choose: Callable[[list[Node]], tuple[Node, int]]) -> bool:
+        """Place all nodes that wait; tell whether that was possible, as far as it was tried.
+
+        ``choose`` takes one of those whose operands are placed, and says how late it may begin.
+        """
+        if not waiting:
+            return True
+        left = {id(node) for node in waiting}
+        free = [n for n in waiting if not any(id(value) in left for value in _nodes_of(n))]
+        node, earliest = choose(free)
+        rest = [other for other in waiting if other is not node]
+        return any(self.search(rest, choose) for _ in self.places(node, earliest))
+
+    def places(self, node: Node, earliest: int) -> Iterator[None]:
+        """Give a node its unit and cycle, one way after the other, the earliest first."""
+        earliest = max([earliest, *(self.ready(v) for v in node.inputs if _is_value(v))])
+        step = self.step if vxm.takes_turns(node.op) else 1
+        for time in range(earliest + -earliest % step, earliest + LATEST, step):
             for unit in self.units(node):
-                slots, added, reads = dict(self.slots), len(self.added), len(self.reads)
+                self.tries += 1
+                if self.tries > TRIES:
+                    return
+                before, slots = self.slots, dict(self.slots)
+                added, reads, inputs = len(self.added), len(self.reads), list(node.inputs)
                 known = {key: list(values) for key, values in self.known.items()}
-                inputs = list(node.inputs)
                 if (
                     self.issue(slots, unit, time, node)
                     and self._leave(slots, node, time)
                     and self._inputs(slots, node, time)
                 ):
                     node.time, node.unit, self.slots = time, unit, slots
-                    return True
-                node.inputs, self.known = inputs, known
+                    yield
+                self.slots, node.inputs, self.known = before, inputs, known
                 del self.added[added:], self.reads[reads:]
-        return False
 
     def _leave(self, slots: Slots, node: Node, time: int) -> bool:
         """Take the way of a node's results to their side, and the write ports there."""
@@ -125,13 +152,13 @@ class _Solver:
 
     def _pass(self, slots: Slots, way: Direction, cycles: list[int]) -> bool:
         """Take four streams in the VXM's column, where operands end and results begin."""
-        mask = mask_of(cycles)
+        mask = self._mask(cycles)
         groups = range(self.config.streams // 4)
         return any(self.claim(slots, ("streams", way, group), mask) for group in groups)
 
     def _ports(self, cycles: list[int], shift: int) -> int:
         """Return the mask of the cycles in which slices act; those of reads may be negative."""
-        return mask_of([EARLY + cycle + shift for cycle in cycles])
+        return self._mask([EARLY + cycle + shift for cycle in cycles])
 
     def _inputs(self, slots: Slots, node: Node, time: int) -> bool:
         """Let all operands of a node arrive in ``time``."""
@@ -179,7 +206,7 @@ class _Solver:
             for acc, cycle in zip(value.accs, cycles, strict=True):
                 planes.setdefault((acc.side, acc.plane), []).append(cycle)
             return all(
-                self.claim(slots, ("acc", *key), mask_of(at))
+                self.claim(slots, ("acc", *key), self._mask(at))
                 and self._pass(slots, key[0].inward, at)
                 for key, at in planes.items()
             )
@@ -190,6 +217,8 @@ class _Solver:
         else:
             assert isinstance(value, (Stored, Constant))
             choices = [[place.side for place in vec.places] for vec in value.vecs]
+        if all(sides == choices[0] for sides in choices):
+            return any(self._arrive(slots, side, cycles) for side in choices[0])
         return all(
             any(self._arrive(slots, side, [cycle]) for side in sides)
             for sides, cycle in zip(choices, cycles, strict=True)
@@ -281,7 +310,8 @@ class _Solver:
         if ready == time:
             return value
         self.steps += 1
-        if self.steps > DEPTH:
+        self.walked += 1
+        if self.steps > DEPTH or self.walked > WALK:
             return None
         for mnemonic, operands in self._ways(value, time - ready, exact=exact):
             node = self._delay_node(mnemonic, operands, ready, offsets)
@@ -313,6 +343,10 @@ def _nodes_of(node: Node) -> list[Node]:
     return [value for value in values if isinstance(value, Node)]
 
 
+def _is_value(value: object) -> bool:
+    return isinstance(value, (Node, Pick))
+
+
 def _exact(value: Value) -> bool:
     """Tell whether only ``mov`` may delay a value, because it is not fp32."""
     node = value.node if isinstance(value, Pick) else value
@@ -334,10 +368,19 @@ def least_spacing(config: Config, stencil: Stencil) -> int:
     return max([2, *(-(-cycles // len(able)) for able, cycles in busy.items())])
 
 
-def solve_spaced(plan: Plan, stencil: Stencil, spacing: int, least: int, attempt: int = 0) -> bool:
+def solve_spaced(
+    plan: Plan,
+    stencil: Stencil,
+    spacing: int,
+    least: int,
+    attempt: int = 0,
+    *,
+    endless: bool = False,
+) -> bool:
     """Choose times and units of all nodes, items ``spacing`` apart; tell whether all found one.
 
-    ``least`` is the stencil's ``least_spacing``. Attempt 0 takes nodes in the order of their times,
+    ``least`` is the stencil's ``least_spacing``; ``endless`` leaves no gap for another stencil of the
+    same shape, which so may follow without one. Attempt 0 takes nodes in the order of their times,
     each as early as it can be; others are random: nodes in another order, some of them later.
     """
     rng = random.Random(attempt)
@@ -347,22 +390,23 @@ def solve_spaced(plan: Plan, stencil: Stencil, spacing: int, least: int, attempt
     for node in stencil.nodes:
         node.offsets = [index * spacing for index in range(len(node.offsets))]
     stencil.solve_times()
-    endless = len(stencil.offsets) >= MANY
     # Delays then leave the units alone that others need nearly all of the time.
     tight = endless and spacing - least < 2 * plan.config.turns
-    solver = _Solver(plan, spacing, endless=endless, tight=tight)
-    waiting = sorted(stencil.nodes, key=lambda node: node.time)
-    done: set[int] = set()
-    while waiting:
-        free = [node for node in waiting if all(id(v) in done for v in _nodes_of(node))]
-        node = rng.choice(free) if attempt else free[0]
-        later = rng.randrange(spacing) if attempt and rng.random() < LATER else 0
-        ready = [solver.ready(v) for v in node.inputs if isinstance(v, (Node, Pick))]
-        earliest = max([0 if attempt and not ready else node.time, *ready])
-        if not solver.place(node, earliest + later):
-            return False
-        waiting.remove(node)
-        done.add(id(node))
+    aligned = attempt % 2 == 1 and spacing % plan.config.turns == 0
+    solver = _Solver(plan, spacing, endless=endless, tight=tight, aligned=aligned)
+
+    def choose(free: list[Node]) -> tuple[Node, int]:
+        if not attempt:
+            return free[0], free[0].time
+        node = rng.choice(free)
+        source = not any(_is_value(value) for value in node.inputs)
+        earliest = 0 if source else node.time
+        if aligned:
+            return node, rng.randrange(AHEAD * spacing) if source else 0
+        return node, earliest + (rng.randrange(spacing) if rng.random() < LATER else 0)
+
+    if not solver.search(sorted(stencil.nodes, key=lambda node: node.time), choose):
+        return False
     stencil.nodes = sorted([*stencil.nodes, *solver.added], key=lambda node: node.time)
     # A queue needs a cycle an item for its Loop.
     often = [node.unit for node in stencil.nodes if len(node.offsets) > 1]

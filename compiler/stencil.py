@@ -276,18 +276,32 @@ class Stencil:
         self.nodes = [node for node, _, _ in self.original]
 
     def shape(self) -> tuple[object, ...]:
-        """Return what the places of nodes depend on: the graph, its items, sides of operands."""
+        """Return what the places of nodes depend on: the graph, its items, sides of operands.
+
+        Of many items it does not matter how many; mirrored, a stencil has the same shape.
+        """
         self.reset()
         number = {id(node): index for index, node in enumerate(self.nodes)}
+        names: dict[Hemisphere, int] = {}
         found: list[object] = []
+
+        def named(x: int) -> int:
+            return names.setdefault(x, len(names)) if isinstance(x, Hemisphere) else x
+
+        def seen(sides: Sequence[tuple[int, ...]]) -> tuple[object, ...]:
+            """Return sides by the order in which they come up; those of all items if they differ."""
+            some = sides[:1] if len(set(sides)) == 1 else sides
+            return tuple(tuple(named(x) for x in item) for item in some)
+
         for node in self.nodes:
-            found.append((node.op, len(node.offsets), tuple(type(sink) for sink in node.sinks)))
+            found.append((node.op, len(node.offsets) > 1, tuple(type(sink) for sink in node.sinks)))
             for value in node.inputs:
                 what = value.node if isinstance(value, Pick) else value
                 item = value.item if isinstance(value, Pick) else -1
                 index = number.setdefault(id(what), len(number))
-                found.append((index, type(what), item, _sides(value)))
-            found += [sink.side for sink in node.sinks if not isinstance(sink, Deal)]
+                found.append((index, type(what), item, seen(_sides(value))))
+            sinks = [sink for sink in node.sinks if not isinstance(sink, Deal)]
+            found += seen([(sink.side,) for sink in sinks])
         return tuple(found)
 
     def solve(self) -> None:
@@ -346,13 +360,13 @@ class Stencil:
         return node
 
 
-def _sides(value: object) -> tuple[object, ...]:
-    """Return where each item of an operand may come from."""
+def _sides(value: object) -> tuple[tuple[int, ...], ...]:
+    """Return where each item of an operand may come from: sides, of planes their number too."""
     if isinstance(value, (Stored, Constant)):
         return tuple(tuple(place.side for place in vec.places) for vec in value.vecs)
     if isinstance(value, Emitted):
         return tuple((acc.side, acc.plane) for acc in value.accs)
-    return tuple(table.side for table in value.tables) if isinstance(value, Gathered) else ()
+    return tuple((table.side,) for table in value.tables) if isinstance(value, Gathered) else ()
 
 
 def spaced(ready: Sequence[int], least: int = 1) -> list[int]:

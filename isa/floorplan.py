@@ -34,6 +34,11 @@ class Hemisphere(enum.IntEnum):
         """Direction from this hemisphere's MXM to the VXM."""
         return Direction.WEST if self is Hemisphere.EAST else Direction.EAST
 
+    @property
+    def opposite(self) -> "Hemisphere":
+        """The other one."""
+        return Hemisphere.WEST if self is Hemisphere.EAST else Hemisphere.EAST
+
 
 def columns(config: Config) -> int:
     """Return the number of columns of the chip."""
