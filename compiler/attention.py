@@ -1,4 +1,4 @@
-"""Attention of the decode program: projections, cache, scores, softmax, mixing.
+"""Attention of the decode program: projections, cache, scores and their maxima.
 
 Keys are scattered to the plane that holds their tile of positions, values to the plane that holds
 their vector; rows and slices come from maps that are looked up by position, so the schedule is
@@ -6,21 +6,17 @@ the same for every token. Of 16-bit cache entries each tile is multiplied as two
 into the same accumulators, which stays exact; of 8-bit entries there is one.
 """
 
-import itertools
-from collections.abc import Iterator
-
 import numpy as np
 
 from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
 from waterclock.compiler.blocks import EAST, WEST, Blocks, State
 from waterclock.compiler.cache_maps import CacheMaps
 from waterclock.compiler.fit import fit
-from waterclock.compiler.image import Cache, Image, PlaneKey
-from waterclock.compiler.layout import HeadSlot
+from waterclock.compiler.image import DIGITS, Cache, Image, PlaneKey
 from waterclock.compiler.memory import Vec
+from waterclock.compiler.mixing import Mixing
 from waterclock.compiler.plan import Acc, Act, Plan
 from waterclock.compiler.stencil import (
-    Activate,
     Constant,
     Emitted,
     Imm,
@@ -34,12 +30,10 @@ from waterclock.compiler.stencil import (
     tree,
 )
 from waterclock.isa.floorplan import Hemisphere
-from waterclock.isa.mxm import Order, Weight, Window
+from waterclock.isa.mxm import Order, Window
 
 MASKED = -1e30  #: score of a position that is not there yet
 PAIRS = 2  #: pairs of query vectors a plane after which projections go on into the rotation
-#: Regions of the byte planes of a cache entry, and how each counts, by its bits.
-DIGITS = {16: ((1, Weight.HIGH), (0, Weight.LOW)), 8: ((0, Weight.I8),)}
 
 
 class Attention(Blocks):
@@ -95,7 +89,7 @@ class Attention(Blocks):
         self.plan.serve(f"{prefix}.scores")
         scores, tops = self._scores(layer, queries)
         self.plan.serve(f"{prefix}.mix")
-        return self._mix(layer, scores, tops)
+        return Mixing(self.plan, self.image, layer, scores, tops, self.value_ready).run()
 
     # Projections.
 
@@ -221,7 +215,7 @@ class Attention(Blocks):
             fit(self.plan, stencil)
             self.value_ready[pack, part] = max(sink.ready for sink in (low, *high))
 
-    # Scores and softmax.
+    # Scores.
 
     def _scores(
         self, layer: int, queries: dict[tuple[int, ...], dict[PlaneKey, Act]]
@@ -235,7 +229,7 @@ class Attention(Blocks):
             # What meets in the softmax comes from both sides, each score from the one to which its
             # weight will not go: a result takes the streams of what comes from over there.
             sides = {
-                slot.head: self._value_keys(p)[0][0]
+                slot.head: self.image.value_planes(p)[0][0]
                 for p, pack in enumerate(self.image.value_packs)
                 for slot in pack.slots
             }
@@ -270,7 +264,9 @@ class Attention(Blocks):
                 top = tree(stencil, "fmax", masked)
                 if number:
                     top = stencil.op("fmax", top, Stored([best[head] for head in some]))
-                kept = Store(side, prefer=1)
+                # In its place where memory is short: each item reads it before it writes.
+                at = [best[head].places[0] for head in some] if number else None
+                kept = Store(side, at=at if self.config.wide else None, prefer=1)
                 if number == rounds - 1:
                     stencil.op("rmax", top, sinks=[kept])
                 else:
@@ -323,245 +319,3 @@ class Attention(Blocks):
             for slot, entry in zip(pack.slots, entries, strict=True):
                 found[slot.head] = Acc(*key, entry, sums.value[entry], sums.ready[entry])
         return found
-
-    # Mixing.
-
-    def _mix(
-        self, layer: int, scores: dict[tuple[int, int], Vec], tops: dict[int, Vec]
-    ) -> dict[PlaneKey, list[Act]]:
-        """Return softmax(scores) times the values, as activations on every plane."""
-        packs = self.image.value_packs
-        outputs = [
-            (p, member, part)
-            for p, pack in enumerate(packs)
-            for member, vectors in enumerate(pack.outputs)
-            for part in range(len(vectors))
-        ]
-        entries = {key: self.plan.acts[key].take(len(outputs)) for key in self.planes}
-        acts = {key: [Act(0, 0, 0)] * len(outputs) for key in self.planes}
-        mixed: dict[tuple[int, int, int], tuple[Acc, Acc]] = {}
-        known: list[dict[PlaneKey, dict[tuple[int, int], Act]]] = []
-        heads = sum(len(pack.slots) for pack in packs)
-        if self.config.turns > 1 and self.tiles * heads <= self.config.act_entries:
-            # Where the VXM is slow: stencils of one shape, one right behind the other.
-            known = [
-                self._weights(self._value_keys(p), pack.slots, range(self.tiles), scores, tops)
-                for p, pack in enumerate(packs)
-            ]
-        for batch in self._batches():
-            apart = self.config.turns * len(batch)
-            runs = [
-                self._mix_pack(layer, pack, scores, tops, known, mixed, apart)
-                for pack in batch
-            ]
-            for _ in itertools.zip_longest(*runs):
-                pass
-        for key in self.planes:
-            items = [
-                i
-                for i, o in enumerate(outputs)
-                if mixed[o][0].side is key[0] and mixed[o][0].plane == key[1]
-            ]
-            if items:
-                self._normalise(layer, [outputs[i] for i in items], items, mixed, entries, acts)
-        return acts
-
-    def _value_keys(self, pack: int) -> list[PlaneKey]:
-        """Return the planes that hold a pack's values."""
-        parts = range(len(self.image.value_packs[pack].values))
-        return sorted({self.image.value_plane(pack, part) for part in parts})
-
-    def _batches(self) -> list[list[int]]:
-        """Return the packs of values, those together that the planes mix side by side."""
-        packs = range(len(self.image.value_packs))
-        keys = [self._value_keys(pack) for pack in packs]
-        if not self.config.wide or any(len(found) > 1 for found in keys):
-            return [[pack] for pack in packs]
-        queues = [[pack for pack in packs if keys[pack] == [key]] for key in self.planes]
-        batches = itertools.zip_longest(*queues)
-        return [[pack for pack in batch if pack is not None] for batch in batches]
-
-    def _mix_pack(
-        self,
-        layer: int,
-        pack: int,
-        scores: dict[tuple[int, int], Vec],
-        tops: dict[int, Vec],
-        known: list[dict[PlaneKey, dict[tuple[int, int], Act]]],
-        mixed: dict[tuple[int, int, int], tuple[Acc, Acc]],
-        apart: int,
-    ) -> Iterator[None]:
-        """Enter (mixed values, sum of weights) by (pack, member, part), some tiles a step."""
-        found = self.image.value_packs[pack]
-        parts = range(len(found.values))
-        members = range(len(found.outputs))
-        plane_of = {part: self.image.value_plane(pack, part) for part in parts}
-        keys = self._value_keys(pack)
-        sums = {key: Sums() for key in keys}
-        out_entry = {
-            (part, member): self.plan.accs[plane_of[part]].take(1)[0]
-            for part in parts
-            for member in members
-        }
-        sum_entry = {
-            (key, member): self.plan.accs[key].take(1)[0] for key in keys for member in members
-        }
-        room = self.config.act_entries // 2
-        chunk = self.tiles if known else max(1, room // len(found.slots))
-        for base in range(0, self.tiles, chunk):
-            tiles = range(base, min(base + chunk, self.tiles))
-            weights = (
-                known[pack]
-                if known
-                else self._weights(keys, found.slots, tiles, scores, tops, apart)
-            )
-            for key in keys:
-                steps = []
-                for tile in tiles:
-                    for part in parts:
-                        if plane_of[part] == key:
-                            steps += self._value_steps(
-                                layer,
-                                pack,
-                                part,
-                                tile,
-                                weights[key],
-                                {m: out_entry[part, m] for m in members},
-                            )
-                uses = [
-                    use
-                    for tile in tiles
-                    for use in self._uses(
-                        found.slots,
-                        tile,
-                        weights[key],
-                        {m: sum_entry[key, m] for m in members},
-                        Weight.I8,
-                        tile == 0,
-                    )
-                ]
-                steps.append(Step(self.image.ones[key], uses))
-                run_steps(self.plan, *key, steps, sums[key])
-            yield
-        for part in parts:
-            key = plane_of[part]
-            done = sums[key]
-            for member in members:
-                o, s = out_entry[part, member], sum_entry[key, member]
-                mixed[pack, member, part] = (
-                    Acc(*key, o, done.value[o], done.ready[o]),
-                    Acc(*key, s, done.value[s], done.ready[s]),
-                )
-
-    def _weights(
-        self,
-        keys: list[PlaneKey],
-        slots: list[HeadSlot],
-        tiles: range,
-        scores: dict[tuple[int, int], Vec],
-        tops: dict[int, Vec],
-        apart: int = 1,
-    ) -> dict[PlaneKey, dict[tuple[int, int], Act]]:
-        """Return exp2(score - maximum) as activations, by plane and (head, tile).
-
-        Items are ``apart`` cycles from each other where that leaves time for those of others.
-        """
-        items = [(slot.head, tile) for tile in tiles for slot in slots]
-        stencil = Stencil(self.config, range(0, apart * len(items), apart))
-        shifted = stencil.op(
-            "fsub",
-            Stored([scores[item] for item in items]),
-            Stored([tops[head] for head, _ in items]),
-        )
-        power = stencil.op("exp2", shifted)
-        sinks = {
-            side: [
-                Activate(side, key[1], self.plan.acts[key].take(len(items)))
-                for key in keys
-                if key[0] is side
-            ]
-            for side in Hemisphere
-        }
-        self.activate(stencil, power, sinks)
-        fit(self.plan, stencil)
-        return {
-            (sink.side, sink.plane): {
-                item: Act(sink.entries[i], sink.values[i], sink.ready[i])
-                for i, item in enumerate(items)
-            }
-            for sink in (*sinks[EAST], *sinks[WEST])
-        }
-
-    def _value_steps(
-        self,
-        layer: int,
-        pack: int,
-        part: int,
-        tile: int,
-        weights: dict[tuple[int, int], Act],
-        entries: dict[int, int],
-    ) -> list[Step]:
-        """Multiply one tile of values, both byte planes, with every head's weights."""
-        cache = self.image.values[layer, pack, part]
-        regions = next(iter(cache.regions.values()))
-        slots = self.image.value_packs[pack].slots
-        steps = []
-        for byte, weight in self.digits:
-            region = regions[byte]
-            row = region.base + tile * self.image.loads
-            ready = self.value_ready[pack, part]
-            found = Tile(region.first + tile, row, Order.ROWS, ready, stride=region.stride)
-            fresh = tile == 0 and not steps
-            steps.append(Step(found, self._uses(slots, tile, weights, entries, weight, fresh)))
-        return steps
-
-    def _uses(
-        self,
-        slots: list[HeadSlot],
-        tile: int,
-        weights: dict[tuple[int, int], Act],
-        entries: dict[int, int],
-        weight: Weight,
-        fresh: bool,
-    ) -> list[Use]:
-        """Let every head of a pack add to its own lanes of its member's accumulator."""
-        uses = []
-        alone = len(slots) == len({slot.member for slot in slots})
-        touched: set[int] = set()
-        for slot in slots:
-            opening = fresh and slot.member not in touched
-            touched.add(slot.member)
-            whole = alone or opening
-            uses.append(
-                Use(
-                    weights[slot.head, tile],
-                    entries[slot.member],
-                    add=not fresh,
-                    weight=weight,
-                    window=Window.ALL if whole else Window.OUTPUT,
-                    first=slot.first,
-                    last=slot.last,
-                )
-            )
-        return uses
-
-    def _normalise(
-        self,
-        layer: int,
-        outputs: list[tuple[int, int, int]],
-        items: list[int],
-        mixed: dict[tuple[int, int, int], tuple[Acc, Acc]],
-        entries: dict[PlaneKey, list[int]],
-        acts: dict[PlaneKey, list[Act]],
-    ) -> None:
-        """Divide by the sums, undo the step of the cache, and load the result everywhere."""
-        stencil = Stencil(self.config, range(len(items)))
-        inverse = stencil.op("recip", Emitted([mixed[o][1] for o in outputs]))
-        scaled = stencil.op("fmul", Emitted([mixed[o][0] for o in outputs]), inverse)
-        packs = self.image.value_packs
-        lanes = [packs[p].values[part] for p, _, part in outputs]
-        result = stencil.op("fmul", scaled, self.constant(f"layers.{layer}.v_step", lanes))
-        sinks = self.on_all_planes(entries, items)
-        self.activate(stencil, result, sinks)
-        fit(self.plan, stencil)
-        self.loaded(entries, items, sinks, acts)

@@ -28,7 +28,6 @@ from waterclock.isa.streams import SOURCE_ALU, SOURCE_IMM, TARGET_NONE, TARGET_S
 TRIES = 3000  #: cycles that a stencil is moved before the compiler gives up
 LATE = 64  #: cycles after which nothing has to wait for the first one
 ATTEMPTS = 100  #: ways to place the nodes of a spaced stencil that are tried, at each spacing
-WIDER = 2  #: spacings that are tried beyond the first that fits: their items may take less time
 ALIKE = 4  #: stencils of one shape that are expected to follow each other where items are many
 WIDEST = 64  #: spacings of items that are tried
 
@@ -79,20 +78,22 @@ def _space(plan: Plan, stencil: Stencil) -> None:
     shape = stencil.shape()
     if shape in known and depth(*known[shape]) is not None:
         return
-    items = len(stencil.offsets)
-    endless = items >= MANY
-    found: list[tuple[int, int, int, bool]] = []
+    endless = len(stencil.offsets) >= MANY
+    items = len(stencil.offsets) * (ALIKE if endless else 1)
+    stencil.solve_times()
+    shortest = max(node.time + node.latency for node in stencil.nodes)
+    best: tuple[int, int, int, bool] | None = None
     for spacing in range(least, WIDEST):
         for attempt in range(ATTEMPTS):
+            if best and spacing * items + shortest >= best[0]:
+                break
             cycles = depth(spacing, attempt, endless)
             if cycles is not None:
-                length = spacing * items * (ALIKE if endless else 1) + cycles
-                found.append((length, spacing, attempt, endless))
-        if found and spacing >= found[0][1] + WIDER:
-            break
-    if not found:
+                found = spacing * items + cycles, spacing, attempt, endless
+                best = min(best or found, found)
+    if not best:
         raise _no_fit(plan, stencil)
-    known[shape] = min(found)[1:]
+    known[shape] = best[1:]
     depth(*known[shape])
 
 

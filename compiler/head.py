@@ -77,9 +77,14 @@ class Head(Blocks):
         self.tops += kept.vecs
 
     def _scaled(self, stencil: Stencil, outs: Sequence[int], accs: dict[int, Acc]) -> Node:
+        emitted = Emitted([accs[out] for out in outs])
+        if not self.image.embed:
+            return stencil.op(
+                "fmul", Stored([self.image.head_scales[out] for out in outs]), emitted
+            )
         scales = self.scales("head", outs)
         scales.side = EAST  # 1 / rms comes from the west, again and again: short code
-        return stencil.op("fmul", Emitted([accs[out] for out in outs]), scales)
+        return stencil.op("fmul", emitted, scales)
 
     def argmax(self, best: Vec) -> None:
         """Find the lowest token with the largest logit and leave it in the mailbox."""

@@ -22,7 +22,11 @@ from waterclock.compiler.memory import Memory, Place, SetKey, Vec
 from waterclock.compiler.stencil import Region, Table
 from waterclock.isa.config import Config
 from waterclock.isa.floorplan import Hemisphere
+from waterclock.isa.mxm import Weight
 from waterclock.isa.program import QuantisedModel
+
+#: Regions of the byte planes of a cache entry, and how each counts, by its bits.
+DIGITS = {16: ((1, Weight.HIGH), (0, Weight.LOW)), 8: ((0, Weight.I8),)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,13 +297,21 @@ class Image:
         number, count = 0, sum(len(pack.values) for pack in self.value_packs)
         for pack, packed in enumerate(self.value_packs):
             for part in range(len(packed.values)):
-                key = self.planes[number * len(self.planes) // count]
+                # On few planes, heads that are scored together are mixed on one.
+                wide = self.config.wide
+                place = number * len(self.planes) // count if wide else number % len(self.planes)
+                key = self.planes[place]
                 self.values[layer, pack, part] = self._cache([key], {key: self.tiles})
                 number += 1
 
     def value_plane(self, pack: int, part: int) -> PlaneKey:
         """Return the plane that holds a vector of the values."""
         return next(iter(self.values[0, pack, part].regions))
+
+    def value_planes(self, pack: int) -> list[PlaneKey]:
+        """Return the planes that hold a pack's values."""
+        parts = range(len(self.value_packs[pack].values))
+        return sorted({self.value_plane(pack, part) for part in parts})
 
     def table(self, side: Hemisphere, columns: list[NDArray[np.uint8]]) -> Table:
         """Load byte columns (rows, vector) into the least filled weight slices of a side.
@@ -329,6 +341,18 @@ class Image:
             memory.image[int(side), index, row] = np.ascontiguousarray(column)
         return Table(side, slices, row, count)
 
+    def _vectors(self, table: Table) -> list[Vec]:
+        """Return the rows of a table of 32-bit vectors as what may be read without a map."""
+        first = self.memory.numbers(table.count)
+        for byte, index in enumerate(table.slices):
+            self.memory.mean(
+                table.side, index, table.row, table.count, value=first, value_step=1, byte=byte
+            )
+        return [
+            Vec(first + i, [Place(table.side, table.slices, table.row + i, 0)])
+            for i in range(table.count)
+        ]
+
     def _embedding(self, embed: NDArray[np.float16]) -> None:
         """Place the embedding, a table a vector of channels."""
         vector = self.config.vector
@@ -347,7 +371,8 @@ class Image:
         else:
             scale = self.quantised.tensors["head.scale"]
             rows = np.array([scale[words] for words in self.words])
-            self.embed_scale = self.table(Hemisphere.EAST, byte_planes(rows))
+            self.embed_scale = table = self.table(Hemisphere.EAST, byte_planes(rows))
+            self.head_scales = self._vectors(table)
         self.rotary: dict[str, list[Table]] = {}
         dims = self.key_packs[0].dims  # every pack has the same rotary pairs in its lanes
         for name, side in (("cos", Hemisphere.WEST), ("sin", Hemisphere.EAST)):

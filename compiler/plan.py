@@ -126,9 +126,10 @@ class Learned:
     """What scheduling a model once tells the next try.
 
     ``spacings`` has for the shape of a stencil how far its items are apart, the number of the
-    attempt that found how, and whether as if items never ended. ``periods`` has for a context how far repetitions of a block may be
-    apart: what the first one begins with is kept free for the second from then on, and before
-    that what its end took, as ``ends`` tells, for the end of the one before.
+    attempt that found how, and whether as if items never ended. ``periods`` has for a context how
+    far repetitions of a block may be apart: what the first one begins with is kept free for the
+    second from then on, and before that what its end took, as ``ends`` tells, for the end of the
+    one before.
     """
 
     spacings: dict[object, tuple[int, int, bool]] = dataclasses.field(default_factory=dict)

@@ -8,9 +8,9 @@ that come before it. Scores of one head at a time lie in memory.
 from collections.abc import Sequence
 
 from waterclock.compiler.array import Tile
-from waterclock.compiler.attention import DIGITS, MASKED
+from waterclock.compiler.attention import MASKED
 from waterclock.compiler.fit import fit
-from waterclock.compiler.image import Image, PlaneKey
+from waterclock.compiler.image import DIGITS, Image, PlaneKey
 from waterclock.compiler.layout import HeadSlot
 from waterclock.compiler.memory import Vec
 from waterclock.compiler.plan import Acc, Plan

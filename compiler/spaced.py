@@ -42,7 +42,7 @@ KEPT = 3  #: cycles that an operand is kept for another node rather than read ag
 END = 600  #: cycles that are looked at where items never end
 EARLY = 64  #: more than a read comes before its use
 DEPTH = 4000  #: steps of the search for one delay
-WALK = 2000  #: steps of all of them in one attempt
+WALK = 500  #: steps of all of them in one attempt
 TRIES = 200  #: cycles and units that an attempt tries for its nodes
 #: Operations whose results are fp32, so that arithmetic may delay them.
 FLOATS = ("fadd", "fsub", "fmul", "exp2", "recip", "rsqrt", "f16_to_f32", "i32_to_f32", "rsum")
@@ -119,7 +119,9 @@ class _Solver:
 
     def places(self, node: Node, earliest: int) -> Iterator[None]:
         """Give a node its unit and cycle, one way after the other, the earliest first."""
-        earliest = max([earliest, *(self.ready(v) for v in node.inputs if _is_value(v))])
+        earliest = max(
+            [earliest, *(self.ready(v) for v in node.inputs if isinstance(v, (Node, Pick)))]
+        )
         step = self.step if vxm.takes_turns(node.op) else 1
         for time in range(earliest + -earliest % step, earliest + LATEST, step):
             for unit in self.units(node):
@@ -343,10 +345,6 @@ def _nodes_of(node: Node) -> list[Node]:
     return [value for value in values if isinstance(value, Node)]
 
 
-def _is_value(value: object) -> bool:
-    return isinstance(value, (Node, Pick))
-
-
 def _exact(value: Value) -> bool:
     """Tell whether only ``mov`` may delay a value, because it is not fp32."""
     node = value.node if isinstance(value, Pick) else value
@@ -379,9 +377,10 @@ def solve_spaced(
 ) -> bool:
     """Choose times and units of all nodes, items ``spacing`` apart; tell whether all found one.
 
-    ``least`` is the stencil's ``least_spacing``; ``endless`` leaves no gap for another stencil of the
-    same shape, which so may follow without one. Attempt 0 takes nodes in the order of their times,
-    each as early as it can be; others are random: nodes in another order, some of them later.
+    ``least`` is the stencil's ``least_spacing``; ``endless`` leaves room for another stencil of the
+    same shape that follows without a gap. Attempt 0 takes nodes in the order of their times, each
+    as early as it can be; others are random: nodes in another order, some of them later. All take
+    back what they have placed when a node finds no place, while ``TRIES`` and ``WALK`` last.
     """
     rng = random.Random(attempt)
     stencil.reset()
@@ -399,7 +398,7 @@ def solve_spaced(
         if not attempt:
             return free[0], free[0].time
         node = rng.choice(free)
-        source = not any(_is_value(value) for value in node.inputs)
+        source = not any(isinstance(value, (Node, Pick)) for value in node.inputs)
         earliest = 0 if source else node.time
         if aligned:
             return node, rng.randrange(AHEAD * spacing) if source else 0

@@ -289,7 +289,7 @@ class Stencil:
             return names.setdefault(x, len(names)) if isinstance(x, Hemisphere) else x
 
         def seen(sides: Sequence[tuple[int, ...]]) -> tuple[object, ...]:
-            """Return sides by the order in which they come up; those of all items if they differ."""
+            """Return sides by the order in which they come up, those of one item if all agree."""
             some = sides[:1] if len(set(sides)) == 1 else sides
             return tuple(tuple(named(x) for x in item) for item in some)
 

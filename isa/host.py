@@ -123,12 +123,17 @@ def staging_words(config: Config) -> int:
 
 
 def features_word(config: Config, index: int) -> int:
-    """Return eight bits for each of the ALUs 4 * index and following, one a feature."""
+    """Return a byte for each of the ALUs 4 * index and following, a bit for each of ``_BYTE``."""
     word = 0
     for place, features in enumerate(config.alus[4 * index : 4 * index + 4]):
-        bits = sum(1 << bit for bit, letter in enumerate(ALU_FEATURES) if letter in features)
+        bits = sum(1 << bit for bit, letter in enumerate(_BYTE) if letter in features)
         word |= bits << 8 * place
     return word
+
+
+def rounding_word(config: Config) -> int:
+    """Return a bit for each ALU that rounds products and powers to f16."""
+    return sum(1 << index for index, features in enumerate(config.alus) if "r" in features)
 
 
 MAGIC = _register(
@@ -141,7 +146,7 @@ VERSION = _register(
     "Version of this map. Another major version is another map.",
     Field("minor", 0, 16, "grows with additions"),
     Field("major", 16, 16, "grows with changes"),
-    reset=2 << 16 | 4,
+    reset=2 << 16 | 5,
 )
 CONTROL = _register(
     "CONTROL",
@@ -227,9 +232,9 @@ def _number(name: str, config: Config) -> int:
     return value
 
 
-_FEATURE_BITS = ", ".join(ALU_FEATURES)  #: from the lowest bit on; the others are zero
+_BYTE = tuple(ALU_FEATURES)[:8]  #: features of a byte, from the lowest bit on
+_FEATURE_BITS = ", ".join(_BYTE)
 
-#: LIMITS comes last, so that a new number of the configuration moves no register.
 _CONFIGURATION: dict[str, tuple[str, Callable[[Config], int]]] = {
     "alus": ("Configuration: number of ALUs.", lambda config: len(config.alus)),
     **{
@@ -241,6 +246,10 @@ _CONFIGURATION: dict[str, tuple[str, Callable[[Config], int]]] = {
     },
     "queues": ("Number of instruction queues.", lambda config: len(queues(config))),
     **{name: (f"Configuration: {name}.", partial(_number, name)) for name in LIMITS},
+    "rounding": (
+        "Configuration: a bit (r) for each ALU that rounds products and powers to f16.",
+        rounding_word,
+    ),
 }
 for _index, (_name, (_doc, _value)) in enumerate(_CONFIGURATION.items()):
     _register(_name.upper(), 0x100 + 4 * _index, Access.READ, _doc, reset=_value)

@@ -185,7 +185,9 @@ _declare(45, "exp2_f16", "2 to the power a in fp32, rounded to f16.", arity=1, f
 ROUNDED = {OPS["fmul"]: OPS["fmul_f16"], OPS["exp2"]: OPS["exp2_f16"]}
 
 #: Operations whose operands may change places, to the bit; equal zeros of a maximum have an order.
-COMMUTES = tuple(OPS[x] for x in ("iadd", "and", "or", "xor", "ieq", "fadd", "fmul", "imul", "fmul_f16"))
+COMMUTES = tuple(
+    OPS[x] for x in ("iadd", "and", "or", "xor", "ieq", "fadd", "fmul", "imul", "fmul_f16")
+)
 
 
 def takes_stream(config: Config, name: str, code: int) -> bool:

@@ -49,9 +49,52 @@ def test_what_was_found_once_is_tried_first() -> None:
     fit(plan_of(learned), first)
     ((shape, found),) = learned.spacings.items()
     assert shape == second.shape() != chain("recip", "exp2").shape()
-    learned.spacings[shape] = (found[0] + 3, found[1])
+    learned.spacings[shape] = (found[0] + 3, *found[1:])
     fit(plan_of(learned), second)
     assert second.nodes[0].offsets[1] == found[0] + 3
+
+
+def gated() -> Stencil:
+    """Return a stencil like that of SwiGLU: eight operations of one unit, one of the other."""
+    stencil = Stencil(NANO, range(ITEMS))
+    one = Imm(ONE)
+    gate, up = (stencil.op("fmul", stencil.op("fmul", one, one), one) for _ in range(2))
+    sigmoid = stencil.op("recip", stencil.op("fadd", stencil.op("exp2", gate), one))
+    stencil.op("fmul", stencil.op("fmul", gate, up), sigmoid)
+    return stencil
+
+
+def test_a_unit_that_is_nearly_always_busy_is_packed_densely() -> None:
+    plan, stencils = plan_of(), [gated() for _ in range(3)]
+    starts = [fit(plan, stencil) for stencil in stencils]
+    spacing = stencils[0].nodes[0].offsets[1]
+    assert least_spacing(NANO, gated()) == 16
+    assert spacing <= 18
+    assert {b - a for a, b in itertools.pairwise(starts)} == {ITEMS * spacing}
+
+
+def stored(side: Hemisphere, items: int) -> Stencil:
+    stencil = Stencil(NANO, range(items))
+    one = stencil.op("mov", Imm(ONE), sinks=[Store(side)])
+    stencil.op("fmul", one, Imm(ONE), sinks=[Store(side.opposite)])
+    return stencil
+
+
+def test_shapes_know_neither_which_side_nor_how_many() -> None:
+    shape = stored(WEST, ITEMS).shape()
+    assert shape == stored(WEST.opposite, ITEMS + 1).shape()
+    assert shape != stored(WEST, 1).shape()
+
+
+def test_a_result_that_nobody_else_takes_is_rounded_at_once() -> None:
+    stencil = Stencil(NANO, range(ITEMS))
+    product = stencil.op("fmul", Imm(ONE), Imm(ONE))
+    taken_twice = stencil.op("fmul", Imm(ONE), Imm(ONE))
+    total = stencil.op("fadd", taken_twice, Imm(ONE))
+    assert [stencil.rounds(node) for node in (product, taken_twice, total)] == [True, False, False]
+    assert product.op.mnemonic == "fmul_f16"
+    without = Stencil(load_config("small"), [0])
+    assert not without.rounds(without.op("fmul", Imm(ONE), Imm(ONE)))
 
 
 def taken(plan: Plan) -> list[int]:

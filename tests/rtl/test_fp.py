@@ -80,7 +80,11 @@ UNITS = {
 }
 
 
-ROMS = {SpecialFunctions: special.rom, MultiplySpecial: shared_rom, MultiplySpecialRounded: shared_rom}
+ROMS = {
+    SpecialFunctions: special.rom,
+    MultiplySpecial: shared_rom,
+    MultiplySpecialRounded: shared_rom,
+}
 
 
 class Bench(wiring.Component):

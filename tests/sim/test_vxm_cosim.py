@@ -102,7 +102,7 @@ CONFIGS = {
             BASE,
             superlanes=1,
             lanes=2,
-            alus=("amncsi", "acmsb"),
+            alus=("amncsi", "acmsbr"),
             simple_cycles=LIMITS["simple_cycles"][1],
             alu_cycles=LIMITS["alu_cycles"][1],
             turns=turns,
