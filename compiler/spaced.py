@@ -107,7 +107,7 @@ class _Solver:
     def search(self, waiting: list[Node], choose: Callable[[list[Node]], tuple[Node, int]]) -> bool:
         """Place all nodes that wait; tell whether that was possible, as far as it was tried.
 
-        ``choose`` takes one of those whose operands are placed, and says how late it may begin.
+        ``choose`` takes one of those whose operands are placed, and says from when on it may begin.
         """
         if not waiting:
             return True
