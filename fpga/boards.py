@@ -88,9 +88,10 @@ class Wiring:
     clock_hz: int  #: of the oscillator
     pins: dict[str, Pin]  #: by port of the top: clk, rx, tx, running, error
 
-    def constraints(self) -> str:
-        """Return the pins in the format of Lattice's preference files (LPF)."""
+    def constraints(self, net: str, hz: float) -> str:
+        """Return pins, and a clock to strive for of a net, as Lattice's preferences (LPF)."""
         lines = [f'FREQUENCY PORT "clk" {self.clock_hz} HZ;']
+        lines.append(f'FREQUENCY NET "{net}" {hz:.0f} HZ;')
         for port, pin in self.pins.items():
             settings = " ".join(f"{name}={value}" for name, value in pin.settings)
             lines += [

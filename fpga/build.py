@@ -1,24 +1,26 @@
 """From a chip to a board's bitstream, and what came out."""
 
 import dataclasses
+import os
 import re
 import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from waterclock.fpga import nextpnr, yosys
-from waterclock.fpga.boards import find_board, wiring_of
+from waterclock.fpga.boards import Board, find_board, wiring_of
 from waterclock.fpga.contents import put_contents
 from waterclock.fpga.devices import Resources
-from waterclock.fpga.nextpnr import Placement, Step, pack, place
+from waterclock.fpga.nextpnr import Placement, Step, pack, place, put_router
 from waterclock.fpga.places import put_places
 from waterclock.fpga.pll import find_pll
 from waterclock.fpga.resources import REST, by_unit, count_cells, kept_parts
 from waterclock.fpga.serial_line import BAUD
-from waterclock.fpga.tools import require
+from waterclock.fpga.tools import ToolError, require
 from waterclock.fpga.top import BOARD_TOP, CHIP, LINK, BoardTop
 from waterclock.fpga.yosys import synthesise
 from waterclock.isa.config import Config
@@ -29,6 +31,7 @@ from waterclock.rtl.emit import TOP, chip_verilog
 
 BOARD = "host link, board"  #: what is in the top of a board beside the chip
 CLOCK_MHZ = 40.0  #: the clock if none is asked for
+STRIVE = 1.1  #: times the clock that place and route strive for, so that it is surely reached
 NETLIST, CONSTRAINTS = "netlist.json", "pins.lpf"
 
 #: Units by the names of their instances in the chip.
@@ -189,21 +192,10 @@ def build(
             tell("filling the memories")
             put_contents(work / NETLIST, program)
         put_places(work / NETLIST, board.device, config)
-        (work / CONSTRAINTS).write_text(wires.constraints(), encoding="utf-8")
-        placements = []
-        for number, seed in enumerate(seeds):
-            about = f"seed {seed} ({number + 1} of {len(seeds)})"
-            found = place(
-                NETLIST,
-                CONSTRAINTS,
-                board.options,
-                pll.output_hz / 1e6,
-                seed,
-                work,
-                lambda what, about=about: tell(f"{about}: {what}"),
-            )
-            tell(f"{about}: {found.fmax_mhz:.1f} MHz")
-            placements.append(found)
+        put_router(work / NETLIST)
+        constraints = wires.constraints(f"{CHIP}.clk", pll.output_hz * STRIVE)
+        (work / CONSTRAINTS).write_text(constraints, encoding="utf-8")
+        placements = _placements(board, pll.output_hz / 1e6, seeds, work, tell)
         bitstream = folder / f"{board_name}.bit"
         report = Report(
             board=board_name,
@@ -221,6 +213,41 @@ def build(
             pack(report.best.config, bitstream.name, work)
             _move(work / bitstream.name, bitstream)
     return report
+
+
+def _placements(
+    board: Board, clock_mhz: float, seeds: Sequence[int], work: Path, tell: Callable[[str], None]
+) -> list[Placement]:
+    """Place and route with some seeds, as many at a time as there are processors.
+
+    A seed that fails, as its router may give up, counts for nothing if another does not. Raises
+    ``ToolError`` when all do.
+    """
+
+    def placed(seed: int) -> Placement | ToolError:
+        about = f"seed {seed} ({len(seeds)} in all)"
+        try:
+            found = place(
+                NETLIST,
+                CONSTRAINTS,
+                board.options,
+                clock_mhz,
+                seed,
+                work,
+                lambda what: tell(f"{about}: {what}"),
+            )
+        except ToolError as error:
+            tell(f"{about}: none")
+            return error
+        tell(f"{about}: {found.fmax_mhz:.1f} MHz")
+        return found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(placed, seeds))
+    found = [result for result in results if isinstance(result, Placement)]
+    if not found:
+        raise next(result for result in results if isinstance(result, ToolError))
+    return found
 
 
 def _move(source: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,10 @@ def place(
     # by the default placer; the default router takes back every second net from the first thousand
     # on there.
     arguments += ["--placer", "static", "--router", "router2"]
+    # What is too late for the clock of the constraints is routed again and again. (None is known
+    # before most wires are shared by none, so it takes little longer.)
+    arguments += ["--tmg-ripup"]
     arguments += ["--textcfg", config, "--report", report]
-    _set(folder / netlist, ROUTER)
     phase = ""
 
     def listen(line: str) -> None:
@@ -109,11 +111,11 @@ def place(
     )
 
 
-def _set(design: Path, settings: Mapping[str, str]) -> None:
-    """Change the settings that nextpnr keeps with a design: it has no options for them."""
+def put_router(design: Path) -> None:
+    """Write the router's settings into a netlist, with which nextpnr keeps them: no options."""
     found = json.loads(design.read_text())
     for module in found["modules"].values():
-        module.setdefault("settings", {}).update(settings)
+        module.setdefault("settings", {}).update(ROUTER)
     design.write_text(json.dumps(found))
 
 

@@ -168,16 +168,19 @@ def to_f16(m: Module, pattern: Value, name: str) -> Value:
     # Bits 13 to 23 of the significand are the f16; below its smallest exponent they come down.
     down = Mux(normal, 0, one + 1 - a.exponent)[:8]
     shifted = shift_right(m, a.significand, down, f"{name}_shift")
-    total, result = Signal(18, name=f"{name}_total"), Signal(32, name=f"{name}_f16")
-    kept = Cat(shifted[13:23], Mux(normal, a.exponent - one, 0)[:8])
+    total, result = Signal(15, name=f"{name}_total"), Signal(32, name=f"{name}_f16")
+    kept = Cat(shifted[13:23], Mux(normal, a.exponent - one, 0)[:5])
     m.d.comb += normal.eq(a.exponent > one)
     m.d.comb += total.eq(kept + round_up(shifted[13:], shifted[:13]))
+    # What would be rounded to 2^16 or is more is told by its fp32: while the sum is on its way.
+    top = one + 30
+    nearly = (a.exponent == top) & a.significand[12:23].all()
     with m.If(a.nan):
         m.d.comb += result.eq(F16_NAN)
-    with m.Elif(total[10:] >= 31):
+    with m.Elif((a.exponent > top) | nearly):
         m.d.comb += result.eq(Cat(C(0x7BFF, 15), a.sign))
     with m.Else():
-        m.d.comb += result.eq(Cat(total[:15], a.sign))
+        m.d.comb += result.eq(Cat(total, a.sign))
     return result
 
 

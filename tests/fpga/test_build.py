@@ -67,9 +67,10 @@ def test_every_board_has_a_pin_for_every_port_of_the_top(name: str):
     wires = wiring_of(BOARDS[name])
     assert set(wires.pins) == set(BoardTop.__annotations__)
     assert len({pin.site for pin in wires.pins.values()}) == len(wires.pins)
-    text = wires.constraints()
+    text = wires.constraints("chip.clk", 44e6)
     assert text.count("LOCATE COMP") == text.count("IOBUF PORT") == len(wires.pins)
     assert f'FREQUENCY PORT "clk" {wires.clock_hz} HZ;' in text
+    assert 'FREQUENCY NET "chip.clk" 44000000 HZ;' in text
 
 
 def test_top_has_a_loop_a_link_and_a_chip():
