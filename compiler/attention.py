@@ -6,6 +6,9 @@ the same for every token. Of 16-bit cache entries each tile is multiplied as two
 into the same accumulators, which stays exact; of 8-bit entries there is one.
 """
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 
 from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
@@ -37,7 +40,7 @@ PAIRS = 2  #: pairs of query vectors a plane after which projections go on into 
 
 
 class Attention(Blocks):
-    """Schedules attention; looks up once what depends on the position alone."""
+    """Schedules attention; looks up once what depends on the position alone, first rotations."""
 
     def __init__(self, plan: Plan, image: Image):
         super().__init__(plan, image)
@@ -45,13 +48,44 @@ class Attention(Blocks):
         self.rounding = "f32_to_i32" if len(self.digits) > 1 else "f32_to_i8"
         self.tiles = -(-plan.context // self.config.vector)
         position = image.mailbox["position"]
-        self.rotary = {
-            "cos": self.gathered(image.rotary["cos"], position, WEST),
-            "sin": self.gathered(image.rotary["sin"], position, EAST),
-        }
-        self.rotary["-sin"] = [self._negated(vec) for vec in self.rotary["sin"]]
+        if "fine_cos" in image.rotary:
+            self.rotary = self._rotations(position)
+        else:
+            self.rotary = {
+                "cos": self.gathered(image.rotary["cos"], position, WEST),
+                "sin": self.gathered(image.rotary["sin"], position, EAST),
+            }
+            self.rotary["-sin"] = [self._negated(vec) for vec in self.rotary["sin"]]
         self.maps = CacheMaps(plan, image)
-        self.masks = self._masks(position)
+        #: Scales that rotations read in two orders, by name of the map, where memory is short.
+        self.kept: dict[str, list[Vec]] = {}
+
+    def look_up(self) -> None:
+        """Look up what is needed a little later: masks."""
+        self.masks = self._masks(self.image.mailbox["position"])
+
+    def _rotations(self, position: Vec) -> dict[str, list[Vec]]:
+        """Multiply the coarse and the fine rotation of a position."""
+        step = len(self.tensors["rope.fine_cos"])
+        coarse = self.quotient(position, WEST, step)
+        stencil, rest = Stencil(self.config, [0]), Store(WEST)
+        stencil.op("and", Stored([position]), Imm(step - 1), sinks=[rest])
+        fit(self.plan, stencil)
+        found: dict[str, list[Vec]] = {"cos": [], "sin": [], "-sin": []}
+        maps = {"cos": coarse, "sin": coarse, "fine_cos": rest.vecs[0], "fine_sin": rest.vecs[0]}
+        factors = [self.gathered(self.image.rotary[n], vec, EAST) for n, vec in maps.items()]
+        for vecs in zip(*factors, strict=True):
+            stencil = Stencil(self.config, [0])
+            a, b, c, d = (Stored([vec]) for vec in vecs)
+            stores = {name: Store(WEST if name == "cos" else EAST) for name in found}
+            op = stencil.op
+            op("fsub", op("fmul", a, c), op("fmul", b, d), sinks=[stores["cos"]])
+            sin = op("fadd", op("fmul", b, c), op("fmul", a, d), sinks=[stores["sin"]])
+            op("xor", sin, Imm(0x80000000), sinks=[stores["-sin"]])
+            fit(self.plan, stencil)
+            for name, store in stores.items():
+                found[name] += store.vecs
+        return found
 
     def _negated(self, vec: Vec) -> Vec:
         """Return the negative of an fp32 vector."""
@@ -63,14 +97,14 @@ class Attention(Blocks):
     def _masks(self, position: Vec) -> list[Vec]:
         """Return for each tile of positions 1 where the position is there, else 0."""
         vector = self.config.vector
+        lanes = np.arange(vector, dtype=np.int32)
         found = []
         for tile in range(self.tiles):
             stencil = Stencil(self.config, [0])
-            after = stencil.op("iadd", Stored([position]), Imm(1))
-            row = tile * vector + np.arange(vector, dtype=np.int32)
+            after = stencil.op("iadd", Stored([position]), Imm(1 - tile * vector & 0xFFFFFFFF))
             side, plane = self.plane_of(tile)
             store = Store(side, prefer=2 + plane, only=True)
-            stencil.op("igt", after, Constant(row[None, None]), sinks=[store])
+            stencil.op("igt", after, Constant(lanes[None, None]), sinks=[store])
             fit(self.plan, stencil)
             found += store.vecs
         return found
@@ -83,6 +117,10 @@ class Attention(Blocks):
         """Schedule a layer's attention; return the mixed values as activations."""
         prefix = f"layers.{layer}"
         self.plan.serve(f"{prefix}.qkv")
+        if self.config.wide:
+            for name, side in ((f"{prefix}.k", EAST), (f"{prefix}.q", WEST)):
+                scales = self.scales(name, range(len(self.image.linear[name].outs)))
+                self.kept[name] = self.plan.memory.constant(side, 0, scales.data)
         self._keys(layer, state)
         queries = self._queries(layer, state)
         self._values(layer, state)
@@ -119,7 +157,11 @@ class Attention(Blocks):
         self, stencil: Stencil, name: str, outs: list[int], accs: dict[int, Acc], state: State
     ) -> Node:
         """Scale; with a bias, normalise and add it. Without, 1 / rms comes last: it may be late."""
-        scaled = stencil.op("fmul", Emitted([accs[out] for out in outs]), self.scales(name, outs))
+        emitted, kept = Emitted([accs[out] for out in outs]), self.kept.get(name)
+        if kept:  # a first operand leaves the lowest streams to the accumulators
+            scaled = stencil.op("fmul", Stored([kept[out] for out in outs]), emitted)
+        else:
+            scaled = stencil.op("fmul", emitted, self.scales(name, outs))
         if not self.model["biased"]:
             return scaled
         normal = stencil.op("fmul", scaled, self._norms(state, len(outs)))
@@ -238,19 +280,23 @@ class Attention(Blocks):
                 for side in Hemisphere
                 if side in sides.values()
             ]
+        rooms = {side: iter(places) for side, places in self.image.scores.items()}
         scores: dict[tuple[int, int], Vec] = {}
         best: dict[int, Vec] = {}
-        for number in range(rounds):
-            tiles = range(number * width, min((number + 1) * width, self.tiles))
-            accs = {tile: self._score_tile(layer, tile, queries) for tile in tiles}
-            for some, side in groups:
+        for some, side in groups:
+            for number in range(rounds):
+                tiles = range(number * width, min((number + 1) * width, self.tiles))
+                accs = {tile: self._score_tile(layer, tile, queries, some) for tile in tiles}
                 ready = [max(accs[tile][head].ready for tile in tiles) for head in some]
                 stencil = Stencil(self.config, spaced(ready))
                 stores, masked = [], []
                 # Its own side's first: what the sides do is alike then, but for the side.
                 for tile in sorted(tiles, key=lambda tile: self.plane_of(tile)[0] is not side):
                     own = self.plane_of(tile)[0]
-                    store = Store(side.opposite if self.config.wide else own)
+                    store = Store(own)
+                    if rooms:
+                        away = side.opposite
+                        store = Store(away, at=list(itertools.islice(rooms[away], len(some))))
                     masked.append(
                         stencil.op(
                             "select",
@@ -279,15 +325,22 @@ class Attention(Blocks):
         return scores, best
 
     def _score_tile(
-        self, layer: int, tile: int, queries: dict[tuple[int, ...], dict[PlaneKey, Act]]
+        self,
+        layer: int,
+        tile: int,
+        queries: dict[tuple[int, ...], dict[PlaneKey, Act]],
+        heads: Sequence[int],
     ) -> dict[int, Acc]:
-        """Multiply every query with one tile of keys, on the plane that holds it."""
+        """Multiply the queries of heads with one tile of keys, on the plane that holds it."""
         key = self.plane_of(tile)
         local = tile // len(self.planes)
         loads = self.image.loads
         found = {}
         for number, pack in enumerate(self.image.key_packs):
-            entries = self.plan.accs[key].take(len(pack.slots))
+            slots = [slot for slot in pack.slots if slot.head in heads]
+            if not slots:
+                continue
+            entries = self.plan.accs[key].take(len(slots))
             sums, steps = Sums(), []
             alone = len(pack.slots) == len(pack.queries)
             for pair in range(len(pack.keys)):
@@ -312,10 +365,10 @@ class Attention(Blocks):
                                 first=slot.first,
                                 last=slot.last,
                             )
-                            for slot, entry in zip(pack.slots, entries, strict=True)
+                            for slot, entry in zip(slots, entries, strict=True)
                         ]
                         steps.append(Step(weights, uses))
             run_steps(self.plan, *key, steps, sums)
-            for slot, entry in zip(pack.slots, entries, strict=True):
+            for slot, entry in zip(slots, entries, strict=True):
                 found[slot.head] = Acc(*key, entry, sums.value[entry], sums.ready[entry])
         return found

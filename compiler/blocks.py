@@ -1,7 +1,8 @@
 """Building blocks that the operations of a model share: multiply, scale, fetch, finish."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,23 @@ from waterclock.compiler.stencil import (
     Node,
     Stencil,
     Store,
+    Stored,
     Table,
     bits,
 )
 from waterclock.isa.floorplan import Hemisphere
 
 EAST, WEST = Hemisphere.EAST, Hemisphere.WEST
+
+
+def norm_numbers(model: Mapping[str, Any], norm: str) -> tuple[float, float]:
+    """Return what the sum of squares is multiplied by, and what is added, before the root.
+
+    With them the 1 / rms before a feed-forward block is times the up projection's one scale, if it
+    has only one.
+    """
+    inverse = 1.0 / (model.get("up_scale", 1.0) if norm.endswith("ffn") else 1.0) ** 2
+    return inverse / model["hidden"], inverse * model["norm_eps"]
 
 
 @dataclasses.dataclass
@@ -103,6 +115,15 @@ class Blocks:
             fit(self.plan, stencil)
             found += sink.vecs
         return found
+
+    def quotient(self, value: Vec, side: Hemisphere, divisor: int, factor: int = 1) -> Vec:
+        """Return value // divisor * factor on a side; the divisor is a power of two."""
+        stencil, store = Stencil(self.config, [0]), Store(side)
+        high = stencil.op("and", Stored([value]), Imm(-divisor & 0xFFFFFFFF))
+        ratio = stencil.op("fmul", stencil.op("i32_to_f32", high), Imm(bits(factor / divisor)))
+        stencil.op("f32_to_i32", ratio, sinks=[store])
+        fit(self.plan, stencil)
+        return store.vecs[0]
 
     def on_all_planes(
         self, entries: dict[PlaneKey, list[int]], items: Sequence[int]
@@ -222,8 +243,9 @@ class Blocks:
         self.activate(stencil, entering, sinks)
         total = stencil.total(stencil.op("fmul", x, x))
         lanes = stencil.op("rsum", total, single=True)
-        mean = stencil.op("fmul", lanes, Imm(bits(1.0 / self.model["hidden"])), single=True)
-        shifted = stencil.op("fadd", mean, Imm(bits(self.model["norm_eps"])), single=True)
+        part, eps = norm_numbers(self.model, norms[0])
+        mean = stencil.op("fmul", lanes, Imm(bits(part)), single=True)
+        shifted = stencil.op("fadd", mean, Imm(bits(eps)), single=True)
         r = Store(WEST, at=[like.r.places[0]] if like else None)
         stencil.op("rsqrt", shifted, single=True, sinks=[r])
         fit(self.plan, stencil)

@@ -38,12 +38,13 @@ class CacheMaps(Blocks):
     def _values(self) -> dict[Hemisphere, list[Vec]]:
         """Compute the maps of values: every plane holds all positions of its vectors."""
         streams = self.config.load_streams
+        stencil, row = Stencil(self.config, [0]), Store(WEST)
+        stencil.op("f32_to_i32", self._part(stencil, -streams, 1 / streams), sinks=[row])
+        fit(self.plan, stencil)
         stencil, stores = Stencil(self.config, [0]), {side: Store(side) for side in (WEST, EAST)}
-        row = stencil.op("f32_to_i32", self._part(stencil, -streams, 1 / streams))
         spare = self.image.tiles * self.image.loads
-        found = stencil.op(
-            "select", self._hit(stencil, streams - 1, 0), row, imm=spare, sinks=[stores[WEST]]
-        )
+        hit = self._hit(stencil, streams - 1, 0)
+        found = stencil.op("select", hit, Stored(row.vecs), imm=spare, sinks=[stores[WEST]])
         stencil.op("mov", found, sinks=[stores[EAST]])
         fit(self.plan, stencil)
         return {side: store.vecs for side, store in stores.items()}

@@ -103,13 +103,10 @@ def with_context(model: QuantisedModel, context: int) -> QuantisedModel:
             f"{model.name}: context: found {context}, expected 1 to {most}, the positions that "
             "the model was made for"
         )
+    rows = -(-context // len(model.tensors.get("rope.fine_cos", [0])))
+    cut = {name: model.tensors[name][:rows] for name in ("rope.cos", "rope.sin")}
     return dataclasses.replace(
-        model,
-        model={**model.model, "context": context},
-        tensors={
-            name: tensor[:context] if name.startswith("rope.") else tensor
-            for name, tensor in model.tensors.items()
-        },
+        model, model={**model.model, "context": context}, tensors={**model.tensors, **cut}
     )
 
 
@@ -200,9 +197,16 @@ def _bucketed(
         When anything does not fit: memory, units, instructions.
     """
     config, learned = model.config, Learned()
-    found = _scheduled(model, sizes, progress, learned, prefill=prefill)
+    reserve: Mapping[SetKey, int] | None = {}
+    try:
+        found = _scheduled(model, sizes, progress, learned, prefill=prefill)
+    except UserError:
+        reserve = _wanted(model, sizes, progress, learned, prefill=prefill) if config.wide else None
+        if reserve is None:
+            raise
+        found = _scheduled(model, sizes, progress, learned, reserve, prefill=prefill)
     if config.wide:
-        found = _improved(model, sizes, progress, learned, found, prefill=prefill)
+        found = _improved(model, sizes, progress, learned, found, reserve, prefill=prefill)
     over, queue, words = _longest(found.schedules, config)
     if over > 1:
         less = "leave out --prefill" if found.rows else "use a smaller --context"
@@ -213,17 +217,38 @@ def _bucketed(
     return found
 
 
+def _wanted(
+    model: QuantisedModel,
+    sizes: Sequence[int],
+    progress: Progress | None,
+    learned: Learned,
+    *,
+    prefill: bool,
+) -> Mapping[SetKey, int] | None:
+    """Return how many rows the constants of a layer take, None if a taller memory cannot tell.
+
+    Without that number they lie in pages, of which some rows stay free.
+    """
+    config = model.config
+    tall = dataclasses.replace(config, rows=config.rows * 3 // 2)
+    with contextlib.suppress(UserError):
+        roomy = dataclasses.replace(model, config=tall)
+        found = _scheduled(roomy, sizes, progress, learned, prefill=prefill)
+        return found.image.memory.used
+    return None
+
+
 def _improved(
     model: QuantisedModel,
     sizes: Sequence[int],
     progress: Progress | None,
     learned: Learned,
     found: _Scheduled,
+    reserve: Mapping[SetKey, int],
     *,
     prefill: bool,
 ) -> _Scheduled:
     """Schedule again where slices that hold weights and data make queues long and layers wait."""
-    reserve: Mapping[SetKey, int] = {}
     tries = ROOMS if model.config.loops else ()
     for more in tries:
         if _longest(found.schedules, model.config)[0] <= 1:

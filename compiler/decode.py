@@ -14,7 +14,7 @@ from waterclock.compiler.fit import fit
 from waterclock.compiler.head import Head
 from waterclock.compiler.head_groups import GroupedHead
 from waterclock.compiler.image import PlaneKey
-from waterclock.compiler.plan import Acc, Act
+from waterclock.compiler.plan import Act
 from waterclock.compiler.stencil import (
     Emitted,
     Gathered,
@@ -36,11 +36,17 @@ class Decode(Blocks):
     def run(self) -> None:
         """Schedule everything."""
         plan = self.plan
+        shared = None
+        if not self.image.embed:
+            plan.serve("embed")
+            shared = SharedEmbedding(plan, self.image)
         plan.serve("position")
-        attention = Attention(self.plan, self.image)
-        position_read = plan.end  # nobody needs the old position after that
+        attention = Attention(plan, self.image)
         plan.serve("embed")
-        state = self.embed()
+        state = shared.run() if shared else self.embed()
+        plan.serve("position")
+        attention.look_up()
+        position_read = plan.end  # nobody needs the old position after that
         state = self.layer(attention, state)
         head = (Head if self.config.turns == 1 else GroupedHead)(plan, self.image)
         head.run(state, position_read)
@@ -67,8 +73,6 @@ class Decode(Blocks):
 
     def embed(self) -> State:
         """Look the token up."""
-        if not self.image.embed:
-            return SharedEmbedding(self.plan, self.image).run()
         stencil = Stencil(self.config, range(len(self.image.embed)))
         store = Store(EAST)
         source = Gathered(self.image.embed, self.image.mailbox["token"])
@@ -110,22 +114,15 @@ class Decode(Blocks):
             up = self.linear(f"{prefix}.up", items, state.acts)
             stencil = Stencil(self.config, spaced([max(gate[i].ready, up[i].ready) for i in items]))
             r = Stored([state.r] * len(items))
-
-            def scaled(
-                name: str,
-                accs: dict[int, Acc],
-                stencil: Stencil = stencil,
-                r: Stored = r,
-                items: range = items,
-            ) -> Node:
-                emitted = Emitted([accs[i] for i in items])
-                scales = self.scales(f"{prefix}.{name}", items)
-                if self.config.wide:  # 1 / rms comes from the west, where weights are read too
-                    scales.side = EAST
-                product = stencil.op("fmul", emitted, scales)
-                return stencil.op("fmul", product, r)
-
-            g, u = scaled("gate", gate), scaled("up", up)
+            scales = self.scales(f"{prefix}.gate", items)
+            if self.config.wide:  # 1 / rms comes from the west, where weights are read too
+                scales.side = EAST
+            g = stencil.op("fmul", Emitted([gate[i] for i in items]), scales)
+            g = stencil.op("fmul", g, r)
+            u: Node | Emitted = Emitted([up[i] for i in items])
+            if "up_scale" not in self.model:
+                u = stencil.op("fmul", u, self.scales(f"{prefix}.up", items))
+            u = stencil.op("fmul", u, r)
             power = stencil.op("exp2", g)  # gate and up are scaled for that: quantise.py
             sigmoid = stencil.op("recip", stencil.op("fadd", power, Imm(bits(1.0))))
             h = stencil.op("fmul", stencil.op("fmul", g, u), sigmoid)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from waterclock.compiler.array import Step, Sums, Tile, Use, run_steps
 from waterclock.compiler.blocks import EAST, WEST, Blocks, State
 from waterclock.compiler.fit import fit
-from waterclock.compiler.image import PlaneKey
+from waterclock.compiler.image import Image, PlaneKey
 from waterclock.compiler.layout import pick
 from waterclock.compiler.memory import Vec
-from waterclock.compiler.plan import Acc, Act
+from waterclock.compiler.plan import Acc, Act, Plan
 from waterclock.compiler.stencil import (
     Activate,
     Constant,
@@ -26,7 +26,6 @@ from waterclock.compiler.stencil import (
     Stencil,
     Store,
     Stored,
-    bits,
     tree,
 )
 from waterclock.isa.floorplan import Hemisphere
@@ -36,22 +35,29 @@ from waterclock.isa.mxm import Order
 class SharedEmbedding(Blocks):
     """Schedules the lookup of a token in the head's weights."""
 
-    def run(self) -> State:
-        """Schedule all of it."""
+    def __init__(self, plan: Plan, image: Image):
+        """Schedule the product."""
+        super().__init__(plan, image)
+        self.token = image.mailbox["token"]
         config, items = self.config, range(len(self.image.hidden))
         tokens = len(self.planes) * config.vector  # of all planes' tiles of a vector of channels
         where = {
-            side: self._quotient(side, tokens, len(items) * self.image.loads) for side in Hemisphere
+            side: self.quotient(self.token, side, tokens, len(items) * self.image.loads)
+            for side in Hemisphere
         }
-        accs = {
+        self.accs = {
             key: self._rows(key, self._choose(number, key), where[key[0]])
             for number, key in enumerate(self.planes)
         }
-        scale = self._scale()
+        self.scale = self._scale()
+
+    def run(self) -> State:
+        """Schedule what makes the residual stream of it."""
+        items = range(len(self.image.hidden))
         stencil = Stencil(self.config, items)
-        rows = [stencil.op("mov", Emitted(accs[key])) for key in self.planes]
+        rows = [stencil.op("mov", Emitted(self.accs[key])) for key in self.planes]
         gain = np.array([pick(self.tensors["embed.gain"], c) for c in self.image.hidden])
-        scaled = stencil.op("fmul", tree(stencil, "fadd", rows), Stored([scale] * len(items)))
+        scaled = stencil.op("fmul", tree(stencil, "fadd", rows), Stored([self.scale] * len(items)))
         store = Store(EAST)
         x = stencil.op("fmul", scaled, Constant(gain[None]), sinks=[store])
         return self.finish(stencil, x, store, ["layers.0.attn"])
@@ -70,25 +76,15 @@ class SharedEmbedding(Blocks):
 
     def _hit(self, stencil: Stencil, divisor: int, lanes: NDArray[np.int32]) -> Node:
         """Return 1 in the lanes that are the token modulo a power of two, 0 elsewhere."""
-        token = Stored([self.image.mailbox["token"]])
+        token = Stored([self.token])
         return stencil.op(
             "ieq", stencil.op("and", token, Imm(divisor - 1)), Constant(lanes[None, None])
         )
 
-    def _quotient(self, side: Hemisphere, divisor: int, factor: int) -> Vec:
-        """Return token // divisor * factor; the divisor is a power of two."""
-        stencil, store = Stencil(self.config, [0]), Store(side)
-        token = Stored([self.image.mailbox["token"]])
-        high = stencil.op("and", token, Imm(-divisor & 0xFFFFFFFF))
-        ratio = stencil.op("fmul", stencil.op("i32_to_f32", high), Imm(bits(factor / divisor)))
-        stencil.op("f32_to_i32", ratio, sinks=[store])
-        fit(self.plan, stencil)
-        return store.vecs[0]
-
     def _scale(self) -> Vec:
         """Return the token's scale, in all lanes."""
         vector, table = self.config.vector, self.image.embed_scale
-        row = self._quotient(table.side, vector, 1)
+        row = self.quotient(self.token, table.side, vector)
         stencil, store = Stencil(self.config, [0]), Store(WEST, prefer=1)
         hit = self._hit(stencil, vector, np.arange(vector, dtype=np.int32))
         own = stencil.op("select", hit, Gathered([table], row))

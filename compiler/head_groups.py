@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from waterclock.compiler.blocks import WEST, State
+from waterclock.compiler.blocks import EAST, WEST, State
 from waterclock.compiler.fit import fit
 from waterclock.compiler.head import NOBODY, Head
 from waterclock.compiler.image import Image
@@ -37,12 +37,16 @@ class GroupedHead(Head):
     def __init__(self, plan: Plan, image: Image):
         super().__init__(plan, image)
         self.starts: list[int] = []  #: the first vector of each group
+        self.rooms = list(image.scores.get(EAST, []))  #: of scores, which are not needed any more
 
     def _logits(self, outs: range, accs: dict[int, Acc], state: State) -> None:
         """Scale and store logits vectors and the maxima of their groups."""
         step = 1 if len(outs) % PART else PART
         items = range(len(outs) // step)
         stencil, kept = Stencil(self.config, items), Store(WEST)
+        if len(self.rooms) >= len(items):
+            kept = Store(EAST, at=self.rooms[: len(items)])
+            del self.rooms[: len(items)]
         stores: list[Store] = []
         parts = []
         for first in range(step):

@@ -85,6 +85,7 @@ class Image:
         self.linear: dict[str, Linear] = {}
         self.keys: dict[tuple[int, int, int, int], Cache] = {}  # layer, pack, pair, part
         self.values: dict[tuple[int, int, int], Cache] = {}  # layer, pack, part
+        self.ones = {key: self._ones(key) for key in self.planes}
         self._layers(model["layers"])
         self._tables()
         planes = self._spread(len(self.words))
@@ -121,12 +122,31 @@ class Image:
             row = memory.rows(side, memory.slices_of(number), count)
             self.logits += [Place(side, memory.slices_of(number), row + i, 0) for i in range(count)]
         self.share = share
+        self.scores = self._scores() if config.wide else {}
+
+    def _scores(self) -> dict[Hemisphere, list[Place]]:
+        """Return where scores lie, each on the side to which its weight does not go.
+
+        That is where logits will be, in the other bank than what scores meet.
+        """
+        memory, found, number = self.memory, {}, 0
+        counts = dict.fromkeys(Hemisphere, 0)
+        for pack in self.value_packs:
+            parts = range(number, number + len(pack.values))
+            side = min(self._value_key(part) for part in parts)[0]
+            counts[side.opposite] += len(pack.slots) * self.tiles
+            number = parts.stop
+        for side, count in counts.items():
+            places = [place for place in self.logits if place.side is side][:count]
+            slices, left = memory.slices_of(0), count - len(places)
+            row = memory.rows(side, slices, left)
+            found[side] = places + [Place(side, slices, row + i, 0) for i in range(left)]
+        return found
 
     def _layers(self, count: int) -> None:
         """Place all layers, each as far from the one before as that one from its predecessor.
 
-        What a layer reads of the weight slices, a tile of ones included, is its own: so that all
-        reads of a slice move alike from layer to layer.
+        So all reads of a layer's own rows of a slice move alike from layer to layer.
         """
         memory = self.memory
         rows, first = dict(memory.next_row), memory.next_value
@@ -141,8 +161,6 @@ class Image:
             for (out, k), placed in linear.tiles.items():
                 stride = strides[linear.plane_of[out]]
                 linear.tiles[out, k] = dataclasses.replace(placed, stride=stride)
-        for key, placed in self.ones.items():
-            self.ones[key] = dataclasses.replace(placed, stride=strides[key])
         for cache in (*self.keys.values(), *self.values.values()):
             for key, parts in cache.regions.items():
                 cache.regions[key] = tuple(
@@ -177,9 +195,6 @@ class Image:
             planes = self._sides(len(self.ffn), side)
             self._linear(f"{prefix}.{name}", self.ffn, self.hidden, planes, k_major=False)
         self._linear(f"{prefix}.down", self.hidden, self.ffn, spread, k_major=True)
-        ones = {key: self._ones(key) for key in self.planes}
-        if not layer:
-            self.ones = ones
         self._caches(layer)
         for side, number in self.memory.sets:
             self.memory.reserve_page(side, number)
@@ -294,15 +309,20 @@ class Image:
             for pair in range(len(found.keys)):
                 for part in (0, 1):
                     self.keys[layer, pack, pair, part] = self._cache(self.planes, local)
-        number, count = 0, sum(len(pack.values) for pack in self.value_packs)
+        number = 0
         for pack, packed in enumerate(self.value_packs):
             for part in range(len(packed.values)):
-                # On few planes, heads that are scored together are mixed on one.
-                wide = self.config.wide
-                place = number * len(self.planes) // count if wide else number % len(self.planes)
-                key = self.planes[place]
+                key = self._value_key(number)
                 self.values[layer, pack, part] = self._cache([key], {key: self.tiles})
                 number += 1
+
+    def _value_key(self, number: int) -> PlaneKey:
+        """Return the plane for a vector of the values, of those of all packs."""
+        count = sum(len(pack.values) for pack in self.value_packs)
+        # On few planes, heads that are scored together are mixed on one.
+        if self.config.wide:
+            return self.planes[number * len(self.planes) // count]
+        return self.planes[number % len(self.planes)]
 
     def value_plane(self, pack: int, part: int) -> PlaneKey:
         """Return the plane that holds a vector of the values."""
@@ -375,8 +395,11 @@ class Image:
             self.head_scales = self._vectors(table)
         self.rotary: dict[str, list[Table]] = {}
         dims = self.key_packs[0].dims  # every pack has the same rotary pairs in its lanes
-        for name, side in (("cos", Hemisphere.WEST), ("sin", Hemisphere.EAST)):
-            angles = self.quantised.tensors[f"rope.{name}"][: self.context]
+        sides = {"cos": Hemisphere.WEST, "sin": Hemisphere.EAST}
+        if "rope.fine_cos" in self.quantised.tensors:
+            sides = dict.fromkeys((*sides, "fine_cos", "fine_sin"), Hemisphere.WEST)
+        for name, side in sides.items():
+            angles = self.quantised.tensors[f"rope.{name}"]
             tables = []
             for dim in dims:
                 rows = np.where(dim >= 0, angles[:, np.maximum(dim, 0)], np.float32(0))

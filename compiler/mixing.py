@@ -240,10 +240,12 @@ class Mixing(Blocks):
         """Divide by the sums, undo the step of the cache, and load the result everywhere."""
         stencil = Stencil(self.config, range(len(items)))
         inverse = stencil.op("recip", Emitted([self.mixed[o][1] for o in outputs]))
-        scaled = stencil.op("fmul", Emitted([self.mixed[o][0] for o in outputs]), inverse)
-        packs = self.image.value_packs
-        lanes = [packs[p].values[part] for p, _, part in outputs]
-        result = stencil.op("fmul", scaled, self.constant(f"layers.{self.layer}.v_step", lanes))
+        result = stencil.op("fmul", Emitted([self.mixed[o][0] for o in outputs]), inverse)
+        if f"layers.{self.layer}.v_step" in self.tensors:
+            packs = self.image.value_packs
+            lanes = [packs[p].values[part] for p, _, part in outputs]
+            steps = self.constant(f"layers.{self.layer}.v_step", lanes)
+            result = stencil.op("fmul", result, steps)
         sinks = self.on_all_planes(entries, items)
         self.activate(stencil, result, sinks)
         fit(self.plan, stencil)

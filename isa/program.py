@@ -22,7 +22,7 @@ from waterclock.isa.config import Config, config_from_dict
 from waterclock.isa.errors import UserError
 
 MAGIC = "waterclock program"
-VERSION = 5
+VERSION = 6
 
 #: What the program says it means, for each issue of a queue of a kind: one value number a column.
 #: A value number names one vector; -1 where there is none. Streams and memory rows hold pairs

@@ -111,6 +111,17 @@ def sum_of_squares(x: Float, vector: int, sums: int) -> Float:
     return fp.add(total, ZERO)
 
 
+def rotations(context: int, tensors: Mapping[str, Array]) -> tuple[Float, Float]:
+    """Return cosines and sines (context, head_dim / 2), where they are kept or of two factors."""
+    cos, sin = tensors["rope.cos"], tensors["rope.sin"]
+    if "rope.fine_cos" not in tensors:
+        return cos, sin
+    fine_cos, fine_sin = tensors["rope.fine_cos"], tensors["rope.fine_sin"]
+    coarse, fine = np.divmod(np.arange(context), len(fine_cos))
+    a, b, c, d = cos[coarse], sin[coarse], fine_cos[fine], fine_sin[fine]
+    return fp.sub(fp.mul(a, c), fp.mul(b, d)), fp.add(fp.mul(b, c), fp.mul(a, d))
+
+
 class TensorModel:
     """Runs a quantised model; positions are fed one after the other, or in blocks.
 
@@ -136,6 +147,7 @@ class TensorModel:
     ):
         self.model, self.tensors, self.vector, self.sums = model, tensors, vector, sums
         self.fraction = fraction
+        self.cos, self.sin = rotations(model["context"], tensors)
         # Memory of positions that are never fed is never touched, so the system need not have it.
         shape = (model["layers"], model["kv_heads"], model["context"], model["head_dim"])
         self.keys, self.values = np.zeros(shape, np.float64), np.zeros(shape, np.float64)
@@ -164,13 +176,15 @@ class TensorModel:
         product = exact(
             lambda values: widened(weights, values), activations, I8_MOST, self.fraction
         )
-        return fp.mul(product, self.tensors[f"{name}.scale"])
+        scale = self.tensors.get(f"{name}.scale")  # None where what follows holds it
+        return product if scale is None else fp.mul(product, scale)
 
-    def norm(self, x: Float) -> Float:
-        """Return 1 / rms (positions, 1) of ``x`` (positions, hidden)."""
+    def norm(self, x: Float, factor: float = 1.0) -> Float:
+        """Return ``factor`` / rms (positions, 1) of ``x`` (positions, hidden)."""
+        inverse = 1.0 / factor**2
         total = sum_of_squares(x, self.vector, self.sums)
-        mean = fp.mul(total, np.float32(1.0 / self.model["hidden"]))
-        return fp.rsqrt(fp.add(mean, np.float32(self.model["norm_eps"])))[:, None]
+        mean = fp.mul(total, np.float32(inverse / self.model["hidden"]))
+        return fp.rsqrt(fp.add(mean, np.float32(inverse * self.model["norm_eps"])))[:, None]
 
     def rotate(self, x: Float) -> Float:
         """Apply rotary embedding to (positions, channels) from the current position on.
@@ -181,8 +195,7 @@ class TensorModel:
         """
         n, half = len(x), self.model["head_dim"] // 2
         now = slice(self.position, self.position + n)
-        cos = self.tensors["rope.cos"][now, None]
-        sin = self.tensors["rope.sin"][now, None]
+        cos, sin = self.cos[now, None], self.sin[now, None]
         pairs = x.reshape(n, -1, 2, half)
         a, b = pairs[:, :, 0], pairs[:, :, 1]
         first = fp.sub(fp.mul(a, cos), fp.mul(b, sin))
@@ -230,15 +243,18 @@ class TensorModel:
         p = fixed(fp.exp2(fp.sub(scores, top)), self.fraction)
         mixed = exact(lambda a: a @ v, p, most, self.fraction)
         total = fp.fixed_to_f32(p.sum(axis=2, keepdims=True), self.fraction)
-        step = self.tensors[f"{prefix}.v_step"].reshape(kv_heads, 1, size)
-        out = fp.mul(fp.mul(mixed, fp.recip(total)), step)
+        out = fp.mul(mixed, fp.recip(total))
+        if f"{prefix}.v_step" in self.tensors:  # else the columns of o hold it
+            step = self.tensors[f"{prefix}.v_step"].reshape(kv_heads, 1, size)
+            out = fp.mul(out, step)
         out = out.reshape(kv_heads, n, group * size).swapaxes(0, 1).reshape(n, -1)
         return self.linear(f"{prefix}.o", fixed(out, self.fraction))
 
     def feed_forward(self, layer: int, x: Float) -> Float:
         """Return what the feed-forward block adds to ``x`` (positions, hidden)."""
         prefix = f"layers.{layer}"
-        r, h = self.norm(x), self.entering(f"{prefix}.ffn", x)
+        r = self.norm(x, self.model.get("up_scale", 1.0))
+        h = self.entering(f"{prefix}.ffn", x)
         gate = fp.mul(self.linear(f"{prefix}.gate", h), r)
         up = fp.mul(self.linear(f"{prefix}.up", h), r)
         sigmoid = fp.recip(fp.add(fp.exp2(gate), ONE))  # the scales of both are made for that

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import write_random_llama
+from shared import stories260k
 
 from waterclock import compiled, run
 from waterclock.api import loaded
@@ -35,6 +36,18 @@ def test_steps_follow_from_a_text_and_never_exceed_the_bound() -> None:
         ratio = narrow[f"layers.{layer}.v_step"] / wide[f"layers.{layer}.v_step"]
         assert np.all(ratio <= 32700 / 127 * 1.001)
         assert ratio.mean() < 0.7 * 32700 / 127
+
+
+@pytest.mark.long
+def test_stories260k_fits_nano_with_128_positions() -> None:
+    folder, runs = stories260k()
+    program = compiled(folder, "nano", 128, cache_bits=8)
+    check_program(program)
+    assert [schedule.context for schedule in program.schedules] == [128]
+    assert program.schedules[0].cycles * 4000 <= 42e6  # 4,000 tokens/s at 42 MHz
+    result = run(program, runs[0]["prompt_ids"], 8, "golden")
+    assert result.exact
+    assert result.cycles_measured == result.cycles_predicted
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_program_of_another_version_is_a_mistake(program, saved, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(program_module, "VERSION", 0)
         save_program(program, saved)
-    expected = "version: found 0, this Waterclock reads version 5: compile the model again"
+    expected = "version: found 0, this Waterclock reads version 6: compile the model again"
     assert mistake(saved) == expected
 
 

@@ -14,6 +14,7 @@ from waterclock.sim.tensor import (
     POSITIONS,
     TensorModel,
     exact,
+    rotations,
     sum_of_squares,
     widened,
 )
@@ -32,6 +33,18 @@ def test_products_are_those_of_64_bit_integers(reach: int, rows: tuple[int, ...]
         found = exact(lambda a, w=weights: widened(w, a), activations, I8_MOST)
         wanted = fp.fixed_to_f32(activations @ weights.T.astype(np.int64))
         np.testing.assert_array_equal(found.view(np.uint32), wanted.view(np.uint32), str(seed))
+
+
+def test_a_rotation_of_two_factors_is_that_of_their_sum(tmp_path: Path) -> None:
+    sizes = {"hidden": 16, "heads": 2, "kv_heads": 2, "head_dim": 8, "ffn": 24, "vocab": 40}
+    write_random_llama(tmp_path, **sizes, layers=1, tied=True, seed=1)
+    checkpoint = load_checkpoint(tmp_path)
+    whole = quantise(checkpoint).tensors
+    short = quantise(checkpoint, fold=True, share=True).tensors
+    assert len(short["rope.cos"]) < checkpoint.context
+    found = rotations(checkpoint.context, short)
+    for angles, name in zip(found, ("cos", "sin"), strict=True):
+        np.testing.assert_allclose(angles, whole[f"rope.{name}"], atol=3e-7)
 
 
 def test_the_worst_activations_are_exact() -> None:
