@@ -292,8 +292,7 @@ class Attention(Blocks):
                 stores, masked = [], []
                 # Its own side's first: what the sides do is alike then, but for the side.
                 for tile in sorted(tiles, key=lambda tile: self.plane_of(tile)[0] is not side):
-                    own = self.plane_of(tile)[0]
-                    store = Store(own)
+                    store = Store(self.plane_of(tile)[0])
                     if rooms:
                         away = side.opposite
                         store = Store(away, at=list(itertools.islice(rooms[away], len(some))))

@@ -8,7 +8,7 @@ from waterclock.compiler.image import Image, PlaneKey
 from waterclock.compiler.memory import Place, Vec
 from waterclock.compiler.plan import Acc, Plan, Renamed
 from waterclock.compiler.prefill_passes import Round, Tap, run_pass
-from waterclock.compiler.prefill_rows import Bank, Bundle, Room, Rows, opposite
+from waterclock.compiler.prefill_rows import Bank, Bundle, Room, Rows
 from waterclock.compiler.stencil import Emitted, Imm, Node, Stencil, Store, Stored, bits
 from waterclock.isa.floorplan import Hemisphere
 
@@ -144,7 +144,7 @@ class BlockWork:
 
     def scaled(self, work: Work, result: Result, accs: Sequence[Acc]) -> Node:
         """Add to a stencil: a result vector times its scales, which come from the other side."""
-        scale = self.rows.scales[(*result, opposite(self.plane_of(result)[0]))]
+        scale = self.rows.scales[(*result, self.plane_of(result)[0].opposite)]
         return work.op("fmul", work.emitted(accs), work.same(scale))
 
     def residual(self, name: str, acts: Sequence[Bundle], state: State, norm: str) -> State:

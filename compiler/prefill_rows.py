@@ -68,11 +68,6 @@ def block_size(config: Config, context: int) -> int:
     return size if fits and size <= context and (tiles % planes == 0 or planes % tiles == 0) else 0
 
 
-def opposite(side: Hemisphere) -> Hemisphere:
-    """Return the other hemisphere."""
-    return Hemisphere(1 - side)
-
-
 class Rows:
     """Everything that blocks of all buckets share: rooms, constants, tables, the token mailbox."""
 
@@ -177,7 +172,7 @@ class Rows:
         for part in ("q", "k", "v", "o", "gate", "up", "down"):
             linear = image.linear[f"layers.0.{part}"]
             for out, (channels, plane) in enumerate(zip(linear.outs, linear.plane_of, strict=True)):
-                for side in Hemisphere if part in "qk" else (opposite(plane[0]),):
+                for side in Hemisphere if part in "qk" else (plane[0].opposite,):
                     where[side].append((part, out))
                     for layer in layers:
                         scale = tensors[f"layers.{layer}.{part}.scale"]

@@ -78,8 +78,7 @@ def place(
     # by the default placer; the default router takes back every second net from the first thousand
     # on there.
     arguments += ["--placer", "static", "--router", "router2"]
-    # What is too late for the clock of the constraints is routed again and again. (None is known
-    # before most wires are shared by none, so it takes little longer.)
+    # What is too late for the clock of the constraints is routed again and again.
     arguments += ["--tmg-ripup"]
     arguments += ["--textcfg", config, "--report", report]
     phase = ""
